@@ -1,0 +1,117 @@
+"""The exception tree and the exit codes: documented, tested and stable.
+
+Whatever a user can cause is an `AudioBatchError`: one clear sentence, a remedy, an exit code. What
+a library raises is translated into one of these at one seam per library (`media`, `engines`,
+`gpu`).
+An asset's failure is an `AssetError`; it never leaves the worker as an exception but becomes a
+record (`audio_batch.pipeline.Outcome`) that carries its kind and its text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum, StrEnum
+
+
+class ExitCode(IntEnum):
+    """What the process answers to the shell. Documented in the README; never renumbered."""
+
+    OK = 0
+    INTERNAL = 1
+    USAGE = 2
+    SOME_FAILED = 3
+    MANIFEST = 4
+    ENVIRONMENT = 5
+    LOCKED = 11
+    INTERRUPTED = 130
+
+
+class ErrorKind(StrEnum):
+    """Why an asset failed: the value stands in the journal, `summary.json` and `status --json`."""
+
+    INPUT_MISSING = "input_missing"
+    INPUT_NOT_A_FILE = "input_not_a_file"
+    INPUT_UNREADABLE = "input_unreadable"
+    INPUT_CHANGED = "input_changed"
+    NOT_MEDIA = "not_media"
+    NO_AUDIO_STREAM = "no_audio_stream"
+    EMPTY_AUDIO = "empty_audio"
+    MEDIA_LIMIT = "media_limit"
+    MEDIA_DAMAGED = "media_damaged"
+    LANGUAGE = "language"
+    OPTION = "option"
+    MODEL = "model"
+    DEVICE = "device"
+    OUT_OF_MEMORY = "out_of_memory"
+    DISK_FULL = "disk_full"
+    OUTPUT = "output"
+    WORKER_DIED = "worker_died"
+    INTERNAL = "internal"
+
+
+class AudioBatchError(Exception):
+    """Base of every error that a user can cause or mend.
+
+    Args:
+        message: one sentence that names what is wrong.
+        remedy: what to do about it, or "" when the message says it all.
+    """
+
+    exit_code: ExitCode = ExitCode.INTERNAL
+
+    def __init__(self, message: str, *, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.remedy}".rstrip()
+
+
+class UsageError(AudioBatchError):
+    """A flag, a configuration value or a combination of them that cannot be honoured (exit 2)."""
+
+    exit_code = ExitCode.USAGE
+
+
+class ManifestError(AudioBatchError):
+    """One or more problems of a manifest, all of them at once (exit 4).
+
+    `problems` holds one sentence each, beginning with its place (line or JSON pointer).
+    """
+
+    exit_code = ExitCode.MANIFEST
+
+    def __init__(self, message: str, *, problems: Sequence[str] = (), remedy: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.problems = tuple(problems)
+
+
+class SetupError(AudioBatchError):
+    """The machine lacks something the run needs: a model, a device, a driver, space (exit 5)."""
+
+    exit_code = ExitCode.ENVIRONMENT
+
+
+class LockedError(AudioBatchError):
+    """Another run holds the output folder (exit 11)."""
+
+    exit_code = ExitCode.LOCKED
+
+
+class AssetError(AudioBatchError):
+    """One asset cannot be done; the others go on.
+
+    Args:
+        kind: the class of the failure, journalled.
+        transient: whether another attempt may succeed without anybody mending anything.
+    """
+
+    exit_code = ExitCode.SOME_FAILED
+
+    def __init__(
+        self, kind: ErrorKind, message: str, *, remedy: str = "", transient: bool = False
+    ) -> None:
+        super().__init__(message, remedy=remedy)
+        self.kind = kind
+        self.transient = transient

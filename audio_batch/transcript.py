@@ -1,0 +1,105 @@
+"""What a recording's speech became: words in segments, turns of speakers, and where it came from.
+
+All types are frozen and hold plain values, so that they can cross a process border, be compared in
+tests and be written as JSON. Times are seconds from the start of the recording.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+SCHEMA_VERSION = 1
+"""Version of the canonical JSON; raised when a reader of the old form would misread the new."""
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One word as the engine wrote it, with its leading space removed."""
+
+    text: str
+    start_s: float
+    end_s: float
+    probability: float | None = None
+    speaker: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of speech that the engine put in one piece; `words` is empty without word times."""
+
+    text: str
+    start_s: float
+    end_s: float
+    words: tuple[Word, ...] = ()
+    speaker: str | None = None
+    avg_logprob: float | None = None
+    no_speech_prob: float | None = None
+    compression_ratio: float | None = None
+    temperature: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One speaker's uninterrupted stretch of speech, as diarization found it."""
+
+    speaker: str
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """Everything that is published for an asset; the canonical JSON is this, field by field.
+
+    `metadata` is the manifest entry's unknown fields, untouched. `provenance` says what made it:
+    program and library versions, model, options, device, timings. `media` describes the input as
+    it was decoded (container, codec, declared and decoded length, notes of damage).
+    """
+
+    asset_id: str
+    source: str
+    name: str
+    language: str | None
+    duration_s: float
+    segments: tuple[Segment, ...]
+    language_probability: float | None = None
+    turns: tuple[Turn, ...] = ()
+    media: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The words of all segments, separated by single blanks."""
+        return " ".join(s.text.strip() for s in self.segments if s.text.strip())
+
+    def to_json(self) -> dict[str, Any]:
+        """The canonical JSON object (`schema_version` first), ready for `json.dumps`."""
+        body = dataclasses.asdict(self)
+        return {"schema_version": SCHEMA_VERSION, **body, "text": self.text}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Transcript:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: the object is of a newer schema, or is no transcript.
+        """
+        version = data.get("schema_version")
+        if not isinstance(version, int) or version > SCHEMA_VERSION or version < 1:
+            raise ValueError(
+                f"schema_version {version!r} is not one this program reads (1..{SCHEMA_VERSION})"
+            )
+        names = {f.name for f in dataclasses.fields(cls)}
+        values = {key: value for key, value in data.items() if key in names}
+        try:
+            values["segments"] = tuple(
+                Segment(**{**s, "words": tuple(Word(**w) for w in s.get("words", ()))})
+                for s in data["segments"]
+            )
+            values["turns"] = tuple(Turn(**t) for t in data.get("turns", ()))
+            return cls(**values)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a transcript: {error}") from error
