@@ -93,6 +93,12 @@ class SetupError(AudioBatchError):
     exit_code = ExitCode.ENVIRONMENT
 
 
+class DeviceError(AudioBatchError):
+    """A device, not an asset, has failed: it is taken out of the run, its work goes elsewhere."""
+
+    exit_code = ExitCode.ENVIRONMENT
+
+
 class LockedError(AudioBatchError):
     """Another run holds the output folder (exit 11)."""
 

@@ -1,0 +1,269 @@
+"""From settings to the parts of a run: options, devices, models. No asset is touched here."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+
+from audio_batch import models
+from audio_batch.config import Settings
+from audio_batch.engines import ENGINES, Engine, LoadRequest, Recognizer, open_engine
+from audio_batch.engines.cuda import COMPUTE_TYPES
+from audio_batch.errors import UsageError
+from audio_batch.formats import parse_formats
+from audio_batch.gpu.balancer import Balancer
+from audio_batch.gpu.capacity import default_max_per_gpu, parse_max_per_gpu
+from audio_batch.gpu.cuda import pin_device_order
+from audio_batch.gpu.devices import Device, resolve_devices
+from audio_batch.gpu.policies import POLICIES
+from audio_batch.gpu.probe import Sampler
+from audio_batch.languages import code_of
+from audio_batch.options import DecodingOptions, RunOptions, resolve_decoding
+
+DEFAULT_MODEL = "large-v3-turbo"
+DEFAULT_FORMATS = ("json", "txt", "srt")
+_HOST_BYTES_PER_TASK = 1_500_000_000
+"""Peak host memory of one task beside the model: the samples of a long file and its features."""
+
+_log = logging.getLogger("audio_batch.setup")
+
+
+def find_model(settings: Settings) -> models.ModelReference:
+    """The model that the settings name, fetched if need be; see `models.find`."""
+    name = settings.model or DEFAULT_MODEL
+    if settings.engine == "null":
+        return models.null_model(settings.model or "null")
+    return models.find(name, model_dir=settings.model_dir, offline=bool(settings.offline))
+
+
+def build_options(settings: Settings, model: models.ModelReference) -> RunOptions:
+    """Check and resolve everything that the settings ask for.
+
+    Raises:
+        UsageError: a value that cannot be honoured.
+    """
+    engine = settings.engine or "faster-whisper"
+    if engine not in ENGINES:
+        raise UsageError(f"There is no engine {engine!r}; known: {', '.join(ENGINES)}.")
+    if settings.vad_method == "pyannote":
+        raise UsageError(
+            "--vad-method pyannote is not part of this version.", remedy="Use silero or none."
+        )
+    _refuse_translation(settings, model)
+    decoding, batch_size = resolve_decoding(
+        _decoding_settings(settings), preset=settings.preset, model_defaults=model.defaults
+    )
+    policy = settings.policy or "least-loaded"
+    if policy not in POLICIES:
+        raise UsageError(f"There is no policy {policy!r}; known: {', '.join(POLICIES)}.")
+    compute_type = settings.compute_type or "auto"
+    if compute_type not in COMPUTE_TYPES:
+        raise UsageError(
+            f"There is no compute type {compute_type!r}; known: {', '.join(COMPUTE_TYPES)}."
+        )
+    _positive(settings, "threads", "cpu_threads", "max_attempts", "max_line_width")
+    _positive(settings, "max_line_count", "max_duration")
+    formats = parse_formats(settings.output_format) if settings.output_format else DEFAULT_FORMATS
+    return RunOptions(
+        model=model.name,
+        engine=engine,
+        decoding=decoding,
+        batch_size=batch_size,
+        compute_type=compute_type,
+        device=_device_spec(settings),
+        max_per_gpu=settings.max_per_gpu,
+        threads=settings.threads,
+        cpu_threads=settings.cpu_threads,
+        policy=policy,
+        formats=formats,
+        output_template=settings.output_template,
+        max_line_width=settings.max_line_width,
+        max_line_count=settings.max_line_count,
+        highlight_words=bool(settings.highlight_words),
+        max_duration_s=settings.max_duration or 24 * 3600.0,
+        audio_stream=settings.audio_stream,
+        damaged=settings.damaged or "flag",
+        max_attempts=settings.max_attempts or 3,
+        retry_delay_s=2.0 if settings.retry_delay is None else settings.retry_delay,
+        fail_fast=bool(settings.fail_fast),
+        overwrite=bool(settings.overwrite),
+        retry_failed=bool(settings.retry_failed),
+    )
+
+
+def _positive(settings: Settings, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {value:g}.")
+
+
+def _decoding_settings(settings: Settings) -> dict[str, Any]:
+    """The settings that `resolve_decoding` knows, under its names."""
+    names = {f.name for f in dataclasses.fields(DecodingOptions)} | {"batch_size"}
+    given = {name: getattr(settings, name) for name in names & set(Settings.model_fields)}
+    given["chunk_length_s"] = settings.chunk_length
+    given["language"] = _language(settings.language)
+    given["temperature"] = _temperatures(settings.temperature)
+    return given
+
+
+def _language(text: str | None) -> str | None:
+    if text is None or text.lower() == "auto":
+        return None
+    code = code_of(text)
+    if code is None:
+        raise UsageError(
+            f"--language {text!r} is no language that Whisper knows.",
+            remedy="Use a code such as en, de, zh, its English name, or auto.",
+        )
+    return code
+
+
+def _temperatures(text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"--temperature {text!r} cannot be read.", remedy="Write 0 or a list: 0,0.2,0.4."
+        ) from None
+
+
+def _refuse_translation(settings: Settings, model: models.ModelReference) -> None:
+    """Models that were not trained to translate answer in the spoken language, silently."""
+    if settings.task != "translate" or settings.engine == "null":
+        return
+    name = model.name.lower()
+    if model.is_demo or name.endswith(".en") or "turbo" in name or "distil" in name:
+        raise UsageError(
+            f"The model {model.name!r} was not trained to translate.",
+            remedy="Use --model large-v3 or another multilingual original.",
+        )
+
+
+def _device_spec(settings: Settings) -> str:
+    if settings.experimental:
+        return "auto"
+    device = (settings.device or "auto").strip()
+    if settings.device_index is None:
+        return device
+    if device.lower() not in ("auto", "cuda"):
+        raise UsageError(
+            f"--device {device} and --device-index {settings.device_index} contradict each other.",
+            remedy="Name the devices once: --device cuda:0,cuda:1.",
+        )
+    return settings.device_index
+
+
+@dataclass(slots=True)
+class Fleet:
+    """The devices of a run, with what watches and shares them. A context manager."""
+
+    devices: tuple[Device, ...]
+    caps: dict[str, int]
+    balancer: Balancer
+    sampler: Sampler
+    workers: int
+
+    def __enter__(self) -> Fleet:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.sampler.stop()
+
+
+def open_fleet(options: RunOptions) -> Fleet:
+    """Find the devices and say how many tasks each takes.
+
+    Raises:
+        UsageError, SetupError: see `resolve_devices` and `parse_max_per_gpu`.
+    """
+    pin_device_order(os.environ)
+    sampler = Sampler().start()
+    try:
+        devices = resolve_devices(options.device, sampler.latest(), environ=os.environ)
+        if options.max_per_gpu is not None:
+            caps = parse_max_per_gpu(options.max_per_gpu, devices)
+        else:
+            caps = default_max_per_gpu(
+                devices,
+                cores=_usable_cores(),
+                free_bytes=psutil.virtual_memory().available,
+                need_bytes=_HOST_BYTES_PER_TASK,
+            )
+        balancer = Balancer(devices, caps, sampler, policy=options.policy)
+    except BaseException:
+        sampler.stop()
+        raise
+    total = sum(caps.values())
+    workers = min(total, options.threads) if options.threads else total
+    return Fleet(devices, caps, balancer, sampler, workers)
+
+
+def _usable_cores() -> int:
+    """Cores that this process may use: a container or `taskset` may allow fewer than there are."""
+    try:
+        return len(psutil.Process().cpu_affinity())
+    except (AttributeError, OSError, psutil.Error):
+        return os.cpu_count() or 1
+
+
+@dataclass(slots=True)
+class LoadedModels:
+    """One model a device, loaded at its first use and shared by its threads."""
+
+    engine: Engine
+    model: models.ModelReference
+    options: RunOptions
+    fleet: Fleet
+    _loaded: dict[str, Recognizer] = field(default_factory=dict)
+    _locks: Mapping[str, threading.Lock] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._locks = {device.id: threading.Lock() for device in self.fleet.devices}
+
+    def __call__(self, device_id: str) -> Recognizer:
+        """The device's model. In any thread; the first to ask loads it, the others wait.
+
+        Raises:
+            DeviceError, SetupError: see `Engine.load`.
+        """
+        with self._locks[device_id]:
+            if device_id not in self._loaded:
+                self._loaded[device_id] = self._load(device_id)
+            return self._loaded[device_id]
+
+    def _load(self, device_id: str) -> Recognizer:
+        load = next(x for x in self.fleet.balancer.loads() if x.device.id == device_id)
+        slots = min(self.fleet.caps[device_id], self.fleet.workers)
+        threads = self.options.cpu_threads
+        if threads is None and load.device.kind == "cpu":
+            threads = max(1, _usable_cores() // slots)
+        recognizer = self.engine.load(
+            LoadRequest(
+                model=self.model,
+                device=load.device,
+                slots=slots,
+                compute_type=self.options.compute_type,
+                batch_size=self.options.batch_size,
+                cpu_threads=threads,
+                free_bytes=load.free_bytes,
+            )
+        )
+        about = ", ".join(f"{key} {value}" for key, value in recognizer.description.items())
+        _log.info("Loaded %s on %s: %s", self.model.name, device_id, about)
+        return recognizer
+
+
+def load_models(options: RunOptions, model: models.ModelReference, fleet: Fleet) -> LoadedModels:
+    """The holder of the run's models; nothing is loaded yet."""
+    return LoadedModels(open_engine(options.engine), model, options, fleet)

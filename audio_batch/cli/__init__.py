@@ -1,0 +1,98 @@
+"""The command line: one file a command, flags → settings, nothing else. No heavy import here."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from audio_batch import __version__
+from audio_batch.cli import export, manifest, models, retry, run, status
+from audio_batch.errors import AudioBatchError, ExitCode, ManifestError
+from audio_batch.text import for_terminal, redact
+
+SHOWN_PROBLEMS = 50
+
+app = typer.Typer(
+    name="audio-batch",
+    help="Transcribe a manifest of recordings, on whatever devices there are, and lose nothing.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    epilog="Exit codes: 0 every asset done, 1 internal error, 2 usage, 3 some assets failed, "
+    "4 invalid manifest, 5 environment (model, device, space), 11 another run is at work, "
+    "130 interrupted (run again to go on).",
+)
+app.command("run")(run.run)
+app.command("status")(status.status)
+app.command("retry")(retry.retry)
+app.command("export")(export.export)
+app.add_typer(manifest.app, name="manifest")
+app.add_typer(models.app, name="models")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"audio-batch {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def run_app(arguments: Sequence[str]) -> int:
+    """Run a command line and return its exit code. Every error becomes a sentence on stderr."""
+    from audio_batch.logs import utf8_streams
+
+    utf8_streams()
+    try:
+        answer = app(list(arguments), standalone_mode=False)
+    except ManifestError as error:
+        _explain(error)
+        return error.exit_code
+    except AudioBatchError as error:
+        _say(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        _say("Interrupted. Run the same command again to go on.")
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        return ExitCode.OK
+    except Exception as error:
+        return _unexpected(error)
+    return answer if isinstance(answer, int) else ExitCode.OK
+
+
+def _unexpected(error: Exception) -> int:
+    # Click's own errors (a bad flag) know how to show themselves and what code they mean.
+    show, code = getattr(error, "show", None), getattr(error, "exit_code", None)
+    if callable(show) and isinstance(code, int):
+        show()
+        return code
+    logging.getLogger("audio_batch").debug("internal error", exc_info=error)
+    _say(
+        f"Internal error: {type(error).__name__}: {error}. Please report it; "
+        "with --log-file the log holds the traceback."
+    )
+    return ExitCode.INTERNAL
+
+
+def _explain(error: ManifestError) -> None:
+    _say(str(error))
+    for problem in error.problems[:SHOWN_PROBLEMS]:
+        _say(f"  {problem}")
+    if len(error.problems) > SHOWN_PROBLEMS:
+        _say(f"  and {len(error.problems) - SHOWN_PROBLEMS} more")
+
+
+def _say(text: str) -> None:
+    print(for_terminal(redact(text)), file=sys.stderr)

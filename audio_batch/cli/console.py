@@ -1,0 +1,128 @@
+"""The session's interface on a console: reporter, question, closing table."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from audio_batch import logs, summary
+from audio_batch.assembly import Fleet
+from audio_batch.config import Settings
+from audio_batch.reporters import LiveReporter, LogReporter, Reporter
+from audio_batch.session import Interface, Request, execute
+
+ANSWER_WITHIN_S = 60.0
+"""An unanswered question goes on by itself: the person may be asleep."""
+
+
+def start(manifest: Path, settings: Settings, config: Path | None) -> int:
+    """Run a session on this process's console and return its exit code."""
+    interface = ConsoleInterface(settings)
+    if config is not None:
+        interface.notice(f"Settings from {config}.")
+    request = Request(manifest.expanduser().absolute(), _absolute(settings))
+    return int(execute(request, interface))
+
+
+def _absolute(settings: Settings) -> Settings:
+    """Paths that mean the same from any folder, for `retry`."""
+    paths = ("output_dir", "root", "model_dir", "log_file")
+    found = {name: getattr(settings, name) for name in paths}
+    update: dict[str, object] = {
+        name: path.expanduser().absolute() for name, path in found.items() if path is not None
+    }
+    if settings.model and Path(settings.model).expanduser().is_dir():
+        update["model"] = str(Path(settings.model).expanduser().absolute())
+    return settings.model_copy(update=update)
+
+
+class ConsoleInterface(Interface):
+    """Draws on stderr: a live display on a terminal, dated lines elsewhere."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._console = Console(stderr=True)
+        self._live: LiveReporter | None = None
+        self._on_terminal = (
+            self._console.is_terminal
+            and settings.progress is not False
+            and settings.log_format != "json"
+        )
+        level = logging.DEBUG if settings.verbose else logging.INFO
+        if settings.quiet:
+            level = logging.WARNING
+        logs.configure(
+            console_level=None if self._on_terminal else level,
+            log_file=settings.log_file,
+            log_format=settings.log_format or "plain",
+        )
+
+    def reporter(self, fleet: Fleet) -> Reporter:
+        """See `Interface.reporter`."""
+        if not self._on_terminal:
+            return LogReporter()
+        self._live = LiveReporter(
+            self._console,
+            fleet.balancer.loads,
+            quiet=bool(self._settings.quiet),
+            verbose=bool(self._settings.verbose),
+        )
+        return self._live
+
+    def notice(self, text: str, *, warning: bool = False) -> None:
+        """See `Interface.notice`."""
+        level = logging.WARNING if warning else logging.INFO
+        logging.getLogger("audio_batch.run").log(level, "%s", text, extra={"worker": "Main"})
+        if self._on_terminal and (warning or not self._settings.quiet):
+            style = "yellow" if warning else None
+            self._console.print(text, style=style, markup=False, highlight=False)
+
+    def confirm(self) -> Callable[[], bool] | None:
+        """See `Interface.confirm`: only with a person at a terminal, and without --yes."""
+        if self._settings.yes or not self._on_terminal or not sys.stdin.isatty():
+            return None
+        return self._ask
+
+    def _ask(self) -> bool:
+        if self._settings.yes:
+            return True
+        if self._live is not None:
+            self._live.pause()
+        self._console.print(
+            "Go on with the others? \\[Y]es, \\[a]lways, \\[n]o"
+            f" (yes in {ANSWER_WITHIN_S:.0f} s; --yes never asks): ",
+            end="",
+            highlight=False,
+        )
+        answer = _read_line(ANSWER_WITHIN_S).strip().lower()
+        if self._live is not None:
+            self._live.resume()
+        if answer.startswith("a"):
+            self._settings = self._settings.model_copy(update={"yes": True})
+        return not answer.startswith("n")
+
+    def show(self, result: summary.Summary) -> None:
+        """See `Interface.show`."""
+        if not self._settings.quiet or result.exit_code:
+            summary.show(result, self._console)
+
+
+def _read_line(within_s: float) -> str:
+    """A line from the terminal, or "" when none comes in time.
+
+    The thread that reads cannot be ended, on any system; it is a daemon and holds nobody up.
+    """
+    lines: list[str] = []
+
+    def read() -> None:
+        lines.append(sys.stdin.readline())
+
+    thread = threading.Thread(target=read, daemon=True, name="question")
+    thread.start()
+    thread.join(within_s)
+    return lines[0] if lines else ""

@@ -1,0 +1,90 @@
+"""`audio-batch status OUT`: what the journal says."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from audio_batch.journal import JournalEntry, RunRecord
+
+
+def status(
+    output_dir: Annotated[Path, typer.Argument(help="The --output-dir of a run.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Everything as JSON.")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="Only what failed.")] = False,
+) -> int:
+    """Say what is done, what failed and why. Works while a run is going on."""
+    from audio_batch.journal import Journal
+    from audio_batch.outcome import State
+    from audio_batch.storage import OutputFolder
+
+    folder = OutputFolder(output_dir)
+    folder.require()
+    journal = Journal(folder.journal_path, read_only=True)
+    entries = list(journal.entries())
+    run = journal.last_run()
+    journal.close()
+    counts = {state.value: sum(entry.state is state for entry in entries) for state in State}
+    if failed:
+        entries = [e for e in entries if e.state in (State.FAILED, State.QUARANTINED)]
+    if as_json:
+        _write_json(output_dir, counts, entries, run)
+    else:
+        _show(counts, entries, run)
+    return 0
+
+
+def _write_json(
+    output_dir: Path,
+    counts: dict[str, int],
+    entries: Sequence[JournalEntry],
+    run: RunRecord | None,
+) -> None:
+    body = {
+        "output_folder": str(output_dir),
+        "manifest": run.request.get("manifest") if run else None,
+        "last_run": {
+            "started_at": run.started_at,
+            "finished_at": run.finished_at,
+            "exit_code": run.exit_code,
+            "version": run.version,
+        }
+        if run
+        else None,
+        "counts": counts,
+        "assets": [dataclasses.asdict(entry) for entry in entries],
+    }
+    sys.stdout.write(json.dumps(body, indent=2, ensure_ascii=True) + "\n")
+
+
+def _show(counts: dict[str, int], entries: Sequence[JournalEntry], run: RunRecord | None) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from audio_batch.text import for_terminal
+
+    console = Console()
+    if run is not None:
+        begun = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.started_at))
+        ended = f"ended with exit code {run.exit_code}"
+        if run.exit_code is None:
+            ended = "has not ended (at work, or killed)"
+        console.print(f"Last run: began {begun}, {ended}.", highlight=False)
+    console.print(", ".join(f"{n} {state}" for state, n in counts.items() if n), highlight=False)
+    table = Table("id", "name", "state", "attempts", "device", "reason or notes")
+    for entry in entries:
+        remark = entry.error_text or "; ".join(entry.notes)
+        cells = (entry.asset_id, entry.name, entry.state.value, str(entry.attempts))
+        rest = (entry.device or "", remark)
+        table.add_row(*(escape(for_terminal(cell)) for cell in (*cells, *rest)))
+    if entries:
+        console.print(table)

@@ -1,0 +1,188 @@
+"""The settings of a run by name and type, and the file that may hold them.
+
+A setting comes from a flag, else from its `AUDIO_BATCH_*` variable, else from the configuration
+file, else from its default. The file is TOML with the long flags' names:
+
+    model = "large-v3-turbo"
+    output-format = ["srt", "vtt"]
+    max-per-gpu = "2,1"
+
+It is the one named by --config; without it the first of `audio-batch.toml` in the current folder,
+`audio-batch.toml` beside the manifest, and `config.toml` in the user's configuration folder.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import platformdirs
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+from audio_batch.errors import UsageError
+
+FILE_NAME = "audio-batch.toml"
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _text(value: Any) -> Any:
+    """Numbers where a text is wanted (`max-per-gpu = 2`), but never a boolean."""
+    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
+Texts = Annotated[list[str], BeforeValidator(_listed)]
+Text = Annotated[str, BeforeValidator(_text)]
+
+
+class Settings(BaseModel):
+    """Every setting of `audio-batch run`, none of them required. Named as the long flags are."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    # Where
+    output_dir: Path | None = None
+    root: Path | None = None
+    field: Texts | None = None
+    allow_missing: bool | None = None
+    # Which assets
+    where: Texts | None = None
+    exclude: Texts | None = None
+    order: Literal["manifest", "reverse", "longest", "shortest", "priority"] | None = None
+    skip: int | None = None
+    limit: int | None = None
+    # Model
+    engine: str | None = None
+    model: str | None = None
+    model_dir: Path | None = None
+    offline: bool | None = None
+    compute_type: str | None = None
+    batch_size: int | None = None
+    preset: str | None = None
+    # Decoding
+    language: str | None = None
+    task: Literal["transcribe", "translate"] | None = None
+    initial_prompt: str | None = None
+    hotwords: str | None = None
+    beam_size: int | None = None
+    best_of: int | None = None
+    patience: float | None = None
+    length_penalty: float | None = None
+    repetition_penalty: float | None = None
+    no_repeat_ngram_size: int | None = None
+    temperature: Text | None = None
+    compression_ratio_threshold: float | None = None
+    logprob_threshold: float | None = None
+    no_speech_threshold: float | None = None
+    condition_on_previous_text: bool | None = None
+    word_timestamps: bool | None = None
+    hallucination_silence_threshold: float | None = None
+    vad_method: Literal["silero", "none", "pyannote"] | None = None
+    vad_onset: float | None = None
+    vad_offset: float | None = None
+    vad_min_speech_ms: int | None = None
+    vad_min_silence_ms: int | None = None
+    vad_pad_ms: int | None = None
+    chunk_length: int | None = None
+    # Devices and workers
+    device: str | None = None
+    device_index: Text | None = None
+    threads: int | None = None
+    max_per_gpu: Text | None = None
+    cpu_threads: int | None = None
+    policy: str | None = None
+    experimental: bool | None = None
+    # Outputs
+    output_format: Texts | None = None
+    output_template: str | None = None
+    max_line_width: int | None = None
+    max_line_count: int | None = None
+    highlight_words: bool | None = None
+    # Input
+    audio_stream: int | None = None
+    max_duration: float | None = None
+    damaged: Literal["flag", "fail"] | None = None
+    # Failures
+    yes: bool | None = None
+    fail_fast: bool | None = None
+    max_attempts: int | None = None
+    retry_delay: float | None = None
+    overwrite: bool | None = None
+    retry_failed: bool | None = None
+    # Talk
+    log_file: Path | None = None
+    log_format: Literal["plain", "json"] | None = None
+    progress: bool | None = None
+    verbose: int | None = None
+    quiet: bool | None = None
+
+
+def merge(
+    flags: dict[str, Any], *, config: Path | None, manifest: Path
+) -> tuple[Settings, Path | None]:
+    """Lay the flags and variables over the configuration file.
+
+    Args:
+        flags: by setting name; None (or an empty list) means that neither flag nor variable is set.
+
+    Returns:
+        The settings, and the file that was used, if any.
+
+    Raises:
+        UsageError: the file cannot be read, or a setting in it is unknown or of a wrong type.
+    """
+    file = find(config, manifest)
+    values = read(file) if file else {}
+    named = {key: value for key, value in flags.items() if value is not None and value != []}
+    try:
+        return Settings(**{**values, **named}), file
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "--" + ".".join(str(part) for part in first["loc"][:1]).replace("_", "-")
+        raise UsageError(f"{name}: {first['msg']}.") from error
+
+
+def find(config: Path | None, manifest: Path) -> Path | None:
+    """The configuration file to use; see the module's docstring."""
+    if config is not None:
+        return config
+    user = Path(platformdirs.user_config_dir("audio-batch", appauthor=False)) / "config.toml"
+    for candidate in (Path(FILE_NAME), manifest.parent / FILE_NAME, user):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def read(file: Path) -> dict[str, Any]:
+    """The checked settings of a configuration file; relative paths in it are to its own folder."""
+    try:
+        raw = tomllib.loads(file.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror or error}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file} is not valid TOML: {error}.") from error
+    values = {key.replace("-", "_"): value for key, value in raw.items()}
+    unknown = sorted(set(values) - set(Settings.model_fields))
+    if unknown:
+        names = ", ".join(name.replace("_", "-") for name in unknown)
+        raise UsageError(
+            f"{file} holds settings that are not known: {names}.",
+            remedy="They are named as the long flags of `audio-batch run --help`.",
+        )
+    try:
+        checked = Settings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]).replace("_", "-")
+        raise UsageError(f"{file}: {name}: {first['msg']}.") from error
+    result = checked.model_dump(exclude_none=True)
+    for key in ("output_dir", "root", "model_dir", "log_file"):
+        if key in result:
+            result[key] = file.parent / result[key]
+    local_model = file.parent / str(result.get("model", ""))
+    if "model" in result and result["model"].startswith("."):
+        result["model"] = str(local_model)
+    return result

@@ -1,0 +1,96 @@
+"""What a CUDA device is best run with, and the libraries that CTranslate2 opens by name."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+from audio_batch.errors import UsageError
+from audio_batch.gpu.devices import Device
+
+COMPUTE_TYPES = (
+    "auto",
+    "default",
+    "float32",
+    "float16",
+    "bfloat16",
+    "int8",
+    "int8_float32",
+    "int8_float16",
+    "int8_bfloat16",
+    "int16",
+)
+
+_SMALL_GPU_BYTES = 10 * 1000**3
+"""Below this a large model in float16 leaves little room for batches: int8_float16 halves it."""
+
+
+def resolve_compute_type(
+    wanted: str, supported: set[str], device: Device, free_bytes: int | None
+) -> tuple[str, list[str]]:
+    """The compute type to load with, and a sentence where that is not what was asked for.
+
+    auto: int8 on a CPU; on a GPU float16, or int8_float16 where memory is short, or what the
+    hardware has instead (GPUs before compute capability 7.0 have no fast float16).
+
+    Raises:
+        UsageError: there is no such type.
+    """
+    if wanted not in COMPUTE_TYPES:
+        raise UsageError(f"There is no compute type {wanted!r}; known: {', '.join(COMPUTE_TYPES)}.")
+    if wanted == "default" or wanted in supported:
+        return wanted, []
+    if device.kind == "cpu":
+        preference = ["int8", "int8_float32", "float32"]
+    elif free_bytes is not None and free_bytes < _SMALL_GPU_BYTES:
+        preference = ["int8_float16", "float16", "int8", "int8_float32", "float32"]
+    else:
+        preference = ["float16", "int8_float16", "int8", "int8_float32", "float32"]
+    chosen = next((name for name in preference if name in supported), "default")
+    if wanted == "auto":
+        return chosen, []
+    return chosen, [f"{device.id} cannot compute in {wanted}: {chosen} is used instead."]
+
+
+def default_batch_size(kind: str, free_bytes: int | None, model_bytes: int, slots: int = 1) -> int:
+    """Windows per batch when none was asked for: as many as memory holds, up to 64.
+
+    A window's memory is mostly its cross-attention keys and values, about 8 % of the weights for
+    large-v3 (246 MB of 3.1 GB), plus encoder activations; a fifth of the free memory and the
+    model itself are left alone. Fewer than 2 would change the mode, so 2 is the least.
+    """
+    if kind == "cpu":
+        return 8
+    if free_bytes is None:
+        return 16
+    window_bytes = 0.08 * model_bytes + 60e6
+    room = (0.8 * free_bytes - model_bytes) / max(1, slots)
+    fits = room / window_bytes
+    return next((size for size in (64, 32, 16, 8, 4) if size <= fits), 2)
+
+
+def preload_libraries() -> None:
+    """Let CTranslate2 find the cuBLAS and cuDNN that the torch wheels bring.
+
+    It opens them by bare name at run time; a library that the process has loaded already is found
+    whatever LD_LIBRARY_PATH says, and on Windows a folder named with `add_dll_directory` is.
+    Importing torch would do the same in four seconds.
+    """
+    for package, pattern in (
+        ("nvidia.cublas", "libcublas*.so.*"),
+        ("nvidia.cudnn", "libcudnn*.so.*"),
+    ):
+        with contextlib.suppress(ImportError, ValueError):
+            spec = importlib.util.find_spec(package)
+            for root in (spec.submodule_search_locations or []) if spec else []:
+                if sys.platform == "win32":
+                    with contextlib.suppress(OSError):
+                        os.add_dll_directory(str(Path(root) / "bin"))
+                    continue
+                for library in sorted((Path(root) / "lib").glob(pattern)):
+                    with contextlib.suppress(OSError):
+                        ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)

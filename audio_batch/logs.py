@@ -1,0 +1,139 @@
+"""Where talk goes: the console (stderr) and the log file, ours in full, other libraries' filtered.
+
+Third-party chatter (warnings, progress bars, library logs) reaches the log file only. Console lines
+without a terminal are plain and dated, for cron and redirected `.bat` runs:
+
+    2026-11-12 10:15:23 - [Worker-1] - INFO - [1/100] Processing: Lecture 1969-05-15
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+from audio_batch.errors import SetupError
+from audio_batch.text import for_terminal, redact
+
+PLAIN_FORMAT = "%(asctime)s - [%(worker)s] - %(levelname)s - %(message)s"
+DATE_FORMAT = "%Y-%m-%d %H:%M:%S"
+OURS = "audio_batch"
+
+QUIET_ENVIRONMENT = {
+    "TQDM_DISABLE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "PYANNOTE_METRICS_ENABLED": "false",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONWARNINGS": "ignore",
+}
+"""Set before any speech library is imported; what the user has set stays."""
+
+
+class _PlainFormatter(logging.Formatter):
+    """One clean line a record; the worker that an event speaks of stands where a thread would."""
+
+    def __init__(self) -> None:
+        super().__init__(PLAIN_FORMAT, DATE_FORMAT)
+
+    def format(self, record: logging.LogRecord) -> str:
+        if not hasattr(record, "worker"):
+            record.worker = record.threadName
+        head = for_terminal(redact(super().format(_without_traceback(record))))
+        if record.exc_info and record.exc_info[0] is not None:
+            head += "\n" + redact(self.formatException(record.exc_info))
+        return head
+
+
+def _without_traceback(record: logging.LogRecord) -> logging.LogRecord:
+    copy = logging.makeLogRecord(record.__dict__)
+    copy.exc_info = None
+    copy.exc_text = None
+    return copy
+
+
+class _JsonFormatter(logging.Formatter):
+    """A JSON object a line: time (UTC), level, logger, thread, message and the event's fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        body: dict[str, Any] = {
+            "time": f"{moment}.{int(record.msecs):03d}Z",
+            "level": record.levelname,
+            "logger": record.name,
+            "thread": getattr(record, "worker", record.threadName),
+            "message": redact(record.getMessage()),
+        }
+        body.update(getattr(record, "fields", {}))
+        if record.exc_info and record.exc_info[0] is not None:
+            body["exception"] = redact(self.formatException(record.exc_info))
+        return json.dumps(body, ensure_ascii=True, default=str)
+
+
+class _Ours(logging.Filter):
+    """Lets our own records through, and others' only when they are severe or `all_of_it`."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.name == OURS or record.name.startswith(f"{OURS}.")
+
+
+def configure(
+    *,
+    console_level: int | None,
+    log_file: Path | None,
+    log_format: Literal["plain", "json"],
+) -> None:
+    """Set up logging for a run; call once, before a speech library is imported.
+
+    Args:
+        console_level: least level on stderr; None when a live display draws there instead.
+
+    Raises:
+        SetupError: the log file cannot be opened.
+    """
+    for key, value in QUIET_ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        root.removeHandler(handler)
+        handler.close()
+    root.setLevel(logging.INFO)
+    logging.getLogger(OURS).setLevel(logging.DEBUG)
+    warnings.simplefilter("ignore")
+    logging.captureWarnings(True)
+
+    def formatter() -> logging.Formatter:
+        return _JsonFormatter() if log_format == "json" else _PlainFormatter()
+
+    root.addHandler(logging.NullHandler())
+    if console_level is not None:
+        console = logging.StreamHandler(sys.stderr)
+        console.setFormatter(formatter())
+        console.setLevel(console_level)
+        console.addFilter(_Ours())
+        root.addHandler(console)
+    if log_file is not None:
+        try:
+            log_file.parent.mkdir(parents=True, exist_ok=True)
+            file = logging.FileHandler(log_file, encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise SetupError(
+                f"The log file {log_file} cannot be written: {error.strerror or error}.",
+                remedy="Choose another --log-file.",
+            ) from error
+        file.setFormatter(formatter())
+        root.addHandler(file)
+        warnings.simplefilter("default")
+
+
+def utf8_streams() -> None:
+    """Make stdout and stderr able to carry any text (Windows consoles, LANG=C in cron)."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")

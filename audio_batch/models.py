@@ -1,0 +1,251 @@
+"""Recognition models: where they are, how they are fetched, what identifies them.
+
+A model is named by a faster-whisper name ("large-v3-turbo"), a hub repository ("owner/name") of a
+CTranslate2 conversion, a local folder, or "demo". Nothing here loads a model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from audio_batch.errors import SetupError, UsageError
+from audio_batch.options import MODEL_DEFAULT_KEYS
+
+DEMO = "demo"
+DEMO_NOTICE = (
+    "This is the demonstration model: it hears spoken English digits and a few command words, "
+    "nothing else. Use --model large-v3-turbo (or another) for real work."
+)
+
+REPOSITORIES = {
+    "tiny.en": "Systran/faster-whisper-tiny.en",
+    "tiny": "Systran/faster-whisper-tiny",
+    "base.en": "Systran/faster-whisper-base.en",
+    "base": "Systran/faster-whisper-base",
+    "small.en": "Systran/faster-whisper-small.en",
+    "small": "Systran/faster-whisper-small",
+    "medium.en": "Systran/faster-whisper-medium.en",
+    "medium": "Systran/faster-whisper-medium",
+    "large-v1": "Systran/faster-whisper-large-v1",
+    "large-v2": "Systran/faster-whisper-large-v2",
+    "large-v3": "Systran/faster-whisper-large-v3",
+    "large": "Systran/faster-whisper-large-v3",
+    "distil-large-v2": "Systran/faster-distil-whisper-large-v2",
+    "distil-medium.en": "Systran/faster-distil-whisper-medium.en",
+    "distil-small.en": "Systran/faster-distil-whisper-small.en",
+    "distil-large-v3": "Systran/faster-distil-whisper-large-v3",
+    "distil-large-v3.5": "distil-whisper/distil-large-v3.5-ct2",
+    "large-v3-turbo": "mobiuslabsgmbh/faster-whisper-large-v3-turbo",
+    "turbo": "mobiuslabsgmbh/faster-whisper-large-v3-turbo",
+}
+"""faster-whisper's own table (a test compares them), here so that names need no heavy import."""
+
+_FILES = ("config.json", "preprocessor_config.json", "model.bin", "tokenizer.json", "vocabulary.*")
+_SAMPLE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReference:
+    """A model that is on this machine.
+
+    `identity` names its content wherever the folder lies: part of every asset's fingerprint.
+    `defaults` is the folder's `decoding.json` (see `audio_batch.options.resolve_decoding`).
+    """
+
+    name: str
+    path: Path
+    identity: str
+    size_bytes: int = 0
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether this is the embedded demonstration model."""
+        return self.name == DEMO
+
+
+def demo_path() -> Path:
+    """The embedded model's folder (a real folder: wheels are installed unpacked)."""
+    return Path(str(resources.files("audio_batch") / "demo" / "whisper"))
+
+
+def null_model(name: str) -> ModelReference:
+    """What the null engine gets: nothing on disk.
+
+    Raises:
+        UsageError: the delay is no number.
+    """
+    _, _, milliseconds = name.partition(":")
+    if milliseconds and not milliseconds.isdecimal():
+        raise UsageError(f"{name!r} is no model of the null engine; use null or null:50.")
+    return ModelReference(name=name, path=Path(), identity="null")
+
+
+def find(name: str, *, model_dir: Path | None = None, offline: bool = False) -> ModelReference:
+    """The model on this machine, fetched from the hub first where that is needed and allowed.
+
+    Args:
+        name: see the module's docstring.
+        model_dir: where models are kept; None for the hub's own cache.
+        offline: never ask the network (also the environment variable HF_HUB_OFFLINE).
+
+    Raises:
+        UsageError: no model can have this name.
+        SetupError: it is not here and cannot be fetched, or its folder is incomplete.
+    """
+    if name == DEMO:
+        return describe(name, demo_path())
+    local = Path(name).expanduser()
+    if local.is_dir():
+        return describe(name, local)
+    repository = repository_of(name)
+    if repository is None:
+        known = ", ".join([DEMO, *REPOSITORIES])
+        raise UsageError(
+            f"There is no model {name!r} and no such folder.",
+            remedy=f"Known names: {known}; or a hub repository (owner/name) or a local folder.",
+        )
+    return describe(name, fetch(name, repository, model_dir=model_dir, offline=offline))
+
+
+def repository_of(name: str) -> str | None:
+    """The hub repository that a name stands for, or None."""
+    if name in REPOSITORIES:
+        return REPOSITORIES[name]
+    owner, slash, rest = name.partition("/")
+    plausible = slash and owner and rest and not set(name) & set('\\:*?"<>| ') and ".." not in name
+    return name if plausible and "/" not in rest and not name.startswith((".", "/")) else None
+
+
+def fetch(name: str, repository: str, *, model_dir: Path | None, offline: bool) -> Path:
+    """The folder of a hub model, from the cache if it is there, else downloaded into it.
+
+    Raises:
+        SetupError: it is neither here nor to be had.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    place = f" in {model_dir}" if model_dir else ""
+    pull = f"audio-batch models pull {name}" + (f" --model-dir {model_dir}" if model_dir else "")
+
+    def snapshot(*, local_only: bool) -> Path:
+        return Path(
+            huggingface_hub.snapshot_download(
+                repository,
+                cache_dir=model_dir,
+                local_files_only=local_only,
+                allow_patterns=list(_FILES),
+            )
+        )
+
+    try:
+        cached = snapshot(local_only=True)
+        if _missing(cached) is None:
+            return cached
+    except (LocalEntryNotFoundError, FileNotFoundError):
+        pass
+    if offline or is_offline():
+        raise SetupError(
+            f"The model {name!r} is not on this machine{place} and --offline forbids fetching it.",
+            remedy=f"Run `{pull}` once with a network, or use --model demo or a local folder.",
+        )
+    try:
+        return snapshot(local_only=False)
+    except GatedRepoError as error:
+        raise SetupError(
+            f"The model {name!r} is gated.",
+            remedy=f"Accept its terms at https://huggingface.co/{repository} and set HF_TOKEN.",
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise SetupError(
+            f"The hub has no model {repository!r} that this machine may read.",
+            remedy="Check the name; for a private one set HF_TOKEN.",
+        ) from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise SetupError(
+            f"The model {name!r} is not on this machine{place} and could not be fetched: "
+            f"the hub did not answer ({type(error).__name__}).",
+            remedy=f"Check the network and run `{pull}`, or use --model demo or a local folder.",
+        ) from error
+
+
+def is_offline() -> bool:
+    """Whether the environment forbids the network, read as huggingface_hub reads it."""
+    return any(
+        os.environ.get(key, "").upper() in {"1", "ON", "YES", "TRUE"}
+        for key in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    )
+
+
+def _missing(folder: Path) -> str | None:
+    """The first file that a model folder must have and has not."""
+    for name in ("model.bin", "config.json", "tokenizer.json"):
+        if not (folder / name).is_file():
+            return name
+    return None
+
+
+def describe(name: str, folder: Path) -> ModelReference:
+    """Look at a model folder without loading it.
+
+    Raises:
+        SetupError: a file is missing, or `decoding.json` is not understood.
+    """
+    missing = _missing(folder)
+    if missing is not None:
+        raise SetupError(
+            f"The model folder {folder} has no {missing}.",
+            remedy="It must be a CTranslate2 conversion (ct2-transformers-converter "
+            "--copy_files tokenizer.json preprocessor_config.json) or a complete download.",
+        )
+    return ModelReference(
+        name=name,
+        path=folder.resolve(),
+        identity=_identity(folder),
+        size_bytes=(folder / "model.bin").stat().st_size,
+        defaults=_decoding_defaults(folder / "decoding.json"),
+    )
+
+
+def _identity(folder: Path) -> str:
+    """SHA-256 over names, sizes and contents; of a large file its beginning, middle and end."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.name not in {"model.bin", "config.json", "tokenizer.json", "decoding.json"}:
+            continue
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size};".encode())
+        with path.open("rb") as file:
+            for offset in sorted({0, max(0, size // 2), max(0, size - _SAMPLE_BYTES)}):
+                file.seek(offset)
+                digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()[:16]
+
+
+def _decoding_defaults(path: Path) -> dict[str, Any]:
+    """A model's own decoding defaults: keys of `MODEL_DEFAULT_KEYS`."""
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SetupError(f"{path} is not readable as JSON: {error}.") from error
+    if not isinstance(values, dict) or not set(values) <= MODEL_DEFAULT_KEYS:
+        unknown = sorted(set(values) - MODEL_DEFAULT_KEYS) if isinstance(values, dict) else []
+        raise SetupError(f"{path} holds settings that are not known: {', '.join(unknown)}.")
+    if isinstance(values.get("temperature"), (int, float)):
+        values["temperature"] = (values["temperature"],)
+    return values

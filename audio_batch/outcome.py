@@ -1,0 +1,45 @@
+"""The records that cross the border between the parent and the workers. Plain values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from audio_batch.errors import ErrorKind
+from audio_batch.storage import PublishedFile
+
+
+class State(StrEnum):
+    """What the journal says of an asset."""
+
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    QUARANTINED = "quarantined"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one attempt at one asset: a record, never an exception.
+
+    `device_failed` marks a failure of the device rather than of the asset: the attempt does not
+    count against the asset, and the device is taken out of the run. `notes` are what a person
+    should know of a finished asset ("damaged: 599.7 s of 600.0 s decoded").
+    """
+
+    asset_id: str
+    state: State
+    fingerprint: str
+    device: str
+    outputs: tuple[PublishedFile, ...] = ()
+    duration_s: float | None = None
+    speech_s: float | None = None
+    language: str | None = None
+    notes: tuple[str, ...] = ()
+    error_kind: ErrorKind | None = None
+    error_text: str | None = None
+    transient: bool = False
+    device_failed: bool = False
+    timings_s: dict[str, float] = field(default_factory=dict)
+    rendered_only: bool = False

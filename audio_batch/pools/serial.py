@@ -1,0 +1,31 @@
+"""The reference pool: each job runs to its end inside `submit`, in the caller's own thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from audio_batch.pipeline import Job
+from audio_batch.pools.base import Finished, Work
+
+
+class SerialPool:
+    """See `Pool`."""
+
+    workers = 1
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+
+    def submit(
+        self,
+        job: Job,
+        *,
+        started: Callable[[Job, str], None],
+        finished: Callable[[Finished], None],
+    ) -> None:
+        """See `Pool.submit`."""
+        started(job, "Worker-1")
+        finished(Finished(job, self._work(job), "Worker-1"))
+
+    def close(self) -> None:
+        """Nothing to release."""

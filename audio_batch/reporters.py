@@ -1,0 +1,263 @@
+"""Listeners to a run's events. They only tell; they decide nothing.
+
+`LogReporter` turns events into log records (console lines, log file, JSON lines). `LiveReporter`
+adds a rich display on a terminal. Texts that come from files are cleaned before they are shown.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from audio_batch import events
+from audio_batch.gpu.balancer import DeviceLoad
+from audio_batch.outcome import Outcome, State
+from audio_batch.text import for_terminal
+
+_log = logging.getLogger("audio_batch.run")
+
+
+class Reporter(Protocol):
+    """Hears every event of a run, in order, in the parent's main thread."""
+
+    def handle(self, event: events.Event) -> None:
+        """Tell what happened."""
+        ...
+
+    def close(self) -> None:
+        """The run is over."""
+        ...
+
+
+class LogReporter:
+    """Events as log records, in the words that the users of the seed system know."""
+
+    def handle(self, event: events.Event) -> None:
+        """See `Reporter.handle`."""
+        match event:
+            case events.RunStarted():
+                self._say(event, "INFO", _opening(event))
+            case events.AssetStarted():
+                for line in (
+                    event.balancer_status,
+                    f"[{event.position}/{event.total}] Processing: {event.name}"
+                    + (f" (attempt {event.attempt})" if event.attempt > 1 else ""),
+                    f"ID: {event.asset_id}",
+                    f"Thread: {event.worker}",
+                    f"Device: {event.device}",
+                ):
+                    self._say(event, "INFO", line, worker=event.worker)
+            case events.AssetProgress():
+                self._say(
+                    event,
+                    "DEBUG",
+                    f"{event.asset_id}: {event.stage} {event.position_s:.0f} s"
+                    f" of {event.duration_s:.0f} s",
+                )
+            case events.AssetFinished():
+                level, text = _closing(event)
+                self._say(event, level, text, worker=event.worker)
+            case events.DeviceOut():
+                self._say(event, "ERROR", f"{event.device} is taken out: {event.reason}")
+            case events.StopRequested():
+                self._say(event, "WARNING", _stopping(event))
+            case events.Notice():
+                self._say(event, "WARNING" if event.warning else "INFO", event.text)
+
+    def close(self) -> None:
+        """See `Reporter.close`."""
+
+    def _say(self, event: events.Event, level: str, text: str, worker: str = "Main") -> None:
+        fields: dict[str, Any] = {"event": type(event).__name__, **_plain(event)}
+        _log.log(
+            logging.getLevelNamesMapping()[level],
+            "%s",
+            text,
+            extra={"worker": worker, "fields": fields},
+        )
+
+
+def _plain(event: events.Event) -> dict[str, Any]:
+    values = dataclasses.asdict(event)
+    outcome = values.pop("outcome", None)
+    if outcome is not None:
+        values.update({k: v for k, v in outcome.items() if k != "outputs"})
+        values["outputs"] = [output["path"] for output in outcome["outputs"]]
+    return values
+
+
+def _opening(event: events.RunStarted) -> str:
+    kept = f", {event.already_done} already done" if event.already_done else ""
+    failed = f", {event.failed_before} failed before (see --retry-failed)"
+    audio = f" ({clock(event.todo_audio_s)} of audio)" if event.todo_audio_s else ""
+    return (
+        f"{event.todo} to do{audio}{kept}{failed if event.failed_before else ''}; "
+        f"{event.slots} at a time on {', '.join(event.devices)}; output: {event.output_folder}"
+    )
+
+
+def _closing(event: events.AssetFinished) -> tuple[str, str]:
+    outcome = event.outcome
+    head = f"[{event.position}/{event.total}]"
+    if outcome.state is State.DONE:
+        speed = ""
+        if outcome.duration_s and event.wall_s > 0 and not outcome.rendered_only:
+            rate = outcome.duration_s / event.wall_s
+            speed = f", {outcome.duration_s:.1f} s of audio in {event.wall_s:.1f} s ({rate:.1f}x)"
+        notes = f" - {'; '.join(outcome.notes)}" if outcome.notes else ""
+        what = "Rendered" if outcome.rendered_only else "Done"
+        return ("WARNING" if notes else "INFO", f"{head} {what}: {event.name}{speed}{notes}")
+    if event.will_retry_in_s is not None:
+        text = f"{head} Again in {event.will_retry_in_s:.0f} s: {event.name}: {outcome.error_text}"
+        return "WARNING", text
+    return "ERROR", f"{head} Failed: {event.name}: {outcome.error_text} [{outcome.error_kind}]"
+
+
+def _stopping(event: events.StopRequested) -> str:
+    if event.running == 0:
+        return f"Stopping after {event.signal_name}."
+    return (
+        f"Stopping after {event.signal_name}: {event.running} running, they are finished first. "
+        "Once more to drop them; either way a rerun goes on from here."
+    )
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds, as people read them: 1:02:03, 2:03."""
+    whole = int(seconds + 0.5)
+    hours, rest = divmod(whole, 3600)
+    minutes, second = divmod(rest, 60)
+    return f"{hours}:{minutes:02d}:{second:02d}" if hours else f"{minutes}:{second:02d}"
+
+
+class LiveReporter:
+    """On a terminal: an overall bar by audio seconds, a line a device, failures as they come."""
+
+    def __init__(
+        self,
+        console: Console,
+        loads: Callable[[], Sequence[DeviceLoad]],
+        *,
+        quiet: bool = False,
+        verbose: bool = False,
+    ) -> None:
+        self._console = console
+        self._loads = loads
+        self._quiet = quiet
+        self._verbose = verbose
+        self._lines = LogReporter()
+        self._running: dict[str, dict[str, events.AssetStarted]] = {}
+        self._positions: dict[str, float] = {}
+        self._lengths: dict[str, float] = {}
+        self._begun_s = time.monotonic()
+        self._audio_s = 0.0
+        self._counts = {"done": 0, "failed": 0}
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[counts]}"),
+            console=console,
+        )
+        self._task = self._bar.add_task("waiting", total=None, counts="")
+        self._total_s: float | None = None
+        self._live = Live(
+            get_renderable=self._draw, console=console, refresh_per_second=4, transient=True
+        )
+
+    def handle(self, event: events.Event) -> None:
+        """See `Reporter.handle`."""
+        self._lines.handle(event)
+        match event:
+            case events.RunStarted():
+                self._total_s = event.todo_audio_s
+                self._todo = event.todo
+                self._bar.update(
+                    self._task,
+                    description="transcribing",
+                    total=event.todo_audio_s or event.todo,
+                )
+                self._print(_opening(event))
+                self._live.start()
+            case events.AssetStarted():
+                self._running.setdefault(event.device, {})[event.asset_id] = event
+            case events.AssetProgress():
+                self._positions[event.asset_id] = event.position_s
+                self._lengths[event.asset_id] = event.duration_s
+            case events.AssetFinished():
+                self._finished(event)
+            case events.DeviceOut():
+                self._print(f"{event.device} is taken out: {event.reason}", "red")
+            case events.StopRequested():
+                self._print(_stopping(event), "yellow")
+            case events.Notice():
+                self._print(event.text, "yellow" if event.warning else None)
+        self._update()
+
+    def close(self) -> None:
+        """See `Reporter.close`."""
+        self._live.stop()
+
+    def pause(self) -> None:
+        """Take the display away, for a question."""
+        self._live.stop()
+
+    def resume(self) -> None:
+        """Draw again after a question."""
+        self._live.start()
+
+    def _finished(self, event: events.AssetFinished) -> None:
+        outcome: Outcome = event.outcome
+        self._running.get(outcome.device, {}).pop(outcome.asset_id, None)
+        self._positions.pop(outcome.asset_id, None)
+        if event.will_retry_in_s is None:
+            self._counts["done" if outcome.state is State.DONE else "failed"] += 1
+            self._audio_s += outcome.duration_s or 0.0
+        level, text = _closing(event)
+        if level != "INFO" or self._verbose:
+            self._print(text, {"ERROR": "red", "WARNING": "yellow"}.get(level))
+
+    def _print(self, text: str, style: str | None = None) -> None:
+        if not self._quiet or style == "red":
+            self._console.print(escape(for_terminal(text)), style=style, highlight=False)
+
+    def _update(self) -> None:
+        partial_s = sum(self._positions.values())
+        heard_s = self._audio_s + partial_s
+        wall_s = max(1e-6, time.monotonic() - self._begun_s)
+        ended = self._counts["done"] + self._counts["failed"]
+        parts = [f"{ended}/{getattr(self, '_todo', '?')}"]
+        if self._counts["failed"]:
+            parts.append(f"[red]{self._counts['failed']} failed[/red]")
+        if heard_s > 0:
+            parts.append(f"{heard_s / wall_s:.1f}x")
+            if self._total_s:
+                left_s = max(0.0, self._total_s - heard_s) * wall_s / heard_s
+                parts.append(f"{clock(left_s)} left")
+        completed = min(heard_s, self._total_s) if self._total_s else ended
+        self._bar.update(self._task, completed=completed, counts="  ".join(parts))
+
+    def _draw(self) -> RenderableType:
+        table = Table.grid(padding=(0, 2))
+        for load in self._loads():
+            busy = "" if load.utilization_pct is None else f"{load.utilization_pct:.0f}% util"
+            names = []
+            for asset_id, started in self._running.get(load.device.id, {}).items():
+                position, length = self._positions.get(asset_id), self._lengths.get(asset_id)
+                share = f" {100 * position / length:.0f}%" if position and length else ""
+                names.append(escape(for_terminal(started.name)) + share)
+            table.add_row(
+                f"[cyan]{load.device.id}[/cyan]",
+                "[red]out[/red]" if load.out_reason else f"{load.active}/{load.maximum}",
+                busy,
+                ", ".join(names),
+            )
+        return Group(self._bar, table)

@@ -1,0 +1,205 @@
+"""What the person reads in the morning: a table, and `summary.json` beside the outputs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from audio_batch import __version__
+from audio_batch.errors import ExitCode
+from audio_batch.journal import JournalEntry
+from audio_batch.outcome import State
+from audio_batch.reporters import clock
+from audio_batch.runner import DeviceShare, RunResult
+from audio_batch.storage import write_atomic
+from audio_batch.text import for_terminal
+
+SHOWN_FAILURES = 50
+
+
+@dataclass(slots=True)
+class Summary:
+    """One run over its selected assets: this run's work and the state of the whole.
+
+    `done_before` and `failed_before` were settled by earlier runs. `audio_s`, `wall_s` and `rtfx`
+    (audio seconds per wall second) are this run's alone.
+    """
+
+    manifest: str
+    output_folder: str
+    exit_code: int
+    selected: int
+    done: int
+    rendered: int
+    done_before: int
+    failed: int
+    failed_before: int
+    not_done: int
+    audio_s: float
+    wall_s: float
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    noted: list[dict[str, Any]] = field(default_factory=list)
+    devices: dict[str, DeviceShare] = field(default_factory=dict)
+    devices_out: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def rtfx(self) -> float | None:
+        """Audio seconds per wall second of this run, model loading included."""
+        return round(self.audio_s / self.wall_s, 2) if self.audio_s and self.wall_s else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `summary.json`."""
+        return {
+            "schema_version": 1,
+            "program": f"audio-batch {__version__}",
+            "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "manifest": self.manifest,
+            "exit_code": self.exit_code,
+            "exit_meaning": ExitCode(self.exit_code).name.lower(),
+            "selected": self.selected,
+            "done": self.done,
+            "rendered": self.rendered,
+            "done_before": self.done_before,
+            "failed": self.failed,
+            "failed_before": self.failed_before,
+            "not_done": self.not_done,
+            "audio_s": round(self.audio_s, 3),
+            "wall_s": round(self.wall_s, 3),
+            "rtfx": self.rtfx,
+            "failures": self.failures,
+            "noted": self.noted,
+            "devices": {
+                name: {
+                    "assets": share.assets,
+                    "audio_s": round(share.audio_s, 3),
+                    "busy_s": round(share.busy_s, 3),
+                }
+                for name, share in self.devices.items()
+            },
+            "devices_out": self.devices_out,
+        }
+
+
+def summarise(
+    *,
+    manifest: str,
+    output_folder: str,
+    asset_ids: Iterable[str],
+    entries: Iterable[JournalEntry],
+    run_id: int | None,
+    result: RunResult,
+) -> Summary:
+    """Count from the journal, which is what stands; `result` adds what only the run knows."""
+    wanted = set(asset_ids)
+    summary = Summary(
+        manifest=manifest,
+        output_folder=output_folder,
+        exit_code=ExitCode.OK,
+        selected=len(wanted),
+        done=0,
+        rendered=result.rendered,
+        done_before=0,
+        failed=0,
+        failed_before=0,
+        not_done=len(wanted),
+        audio_s=sum(share.audio_s for share in result.shares.values()),
+        wall_s=result.wall_s,
+        devices=dict(result.shares),
+        devices_out=dict(result.devices_out),
+    )
+    for entry in entries:
+        if entry.asset_id in wanted:
+            _count(summary, entry, entry.run_id == run_id)
+    summary.exit_code = _exit_code(summary, result)
+    return summary
+
+
+def _count(summary: Summary, entry: JournalEntry, now: bool) -> None:
+    if entry.state is State.DONE:
+        summary.not_done -= 1
+        if now:
+            summary.done += 1
+        else:
+            summary.done_before += 1
+        if entry.notes:
+            summary.noted.append(
+                {"id": entry.asset_id, "name": entry.name, "notes": list(entry.notes)}
+            )
+    elif entry.state in (State.FAILED, State.QUARANTINED):
+        summary.not_done -= 1
+        if now:
+            summary.failed += 1
+        else:
+            summary.failed_before += 1
+        summary.failures.append(
+            {
+                "id": entry.asset_id,
+                "name": entry.name,
+                "state": entry.state.value,
+                "kind": entry.error_kind,
+                "reason": entry.error_text,
+                "attempts": entry.attempts,
+            }
+        )
+
+
+def _exit_code(summary: Summary, result: RunResult) -> ExitCode:
+    if result.interrupted:
+        return ExitCode.INTERRUPTED
+    if summary.failed or summary.failed_before or summary.not_done:
+        return ExitCode.SOME_FAILED
+    return ExitCode.OK
+
+
+def write(summary: Summary, path: Path) -> None:
+    """Write `summary.json` atomically."""
+    text = json.dumps(summary.to_json(), indent=2, ensure_ascii=False)
+    write_atomic(path, (text + "\n").encode("utf-8", "backslashreplace"))
+
+
+def show(summary: Summary, console: Console) -> None:
+    """The closing table, and every failure with its reason."""
+    table = Table(title="audio-batch", show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    rows: Sequence[tuple[str, object]] = (
+        ("done now", summary.done - summary.rendered),
+        ("written again", summary.rendered),
+        ("done before", summary.done_before),
+        ("failed", summary.failed + summary.failed_before),
+        ("not done yet", summary.not_done),
+    )
+    for label, count in rows:
+        if count or label == "done now":
+            table.add_row(label, str(count))
+    table.add_row("audio", f"{summary.audio_s / 3600:.2f} h")
+    table.add_row("wall", clock(summary.wall_s))
+    if summary.rtfx is not None:
+        table.add_row("speed", f"{summary.rtfx:.1f}x")
+    for name, share in sorted(summary.devices.items()):
+        table.add_row(name, f"{share.assets} assets, {share.audio_s / 3600:.2f} h")
+    for name, reason in summary.devices_out.items():
+        table.add_row(f"{name} taken out", escape(for_terminal(reason)))
+    console.print(table)
+    for failure in summary.failures[:SHOWN_FAILURES]:
+        text = f"failed: {failure['name']} ({failure['id']}): {failure['reason']}"
+        console.print(escape(for_terminal(text)), style="red", highlight=False, soft_wrap=True)
+    if len(summary.failures) > SHOWN_FAILURES:
+        more = len(summary.failures) - SHOWN_FAILURES
+        console.print(f"and {more} more failures; see summary.json", style="red")
+    for noted in summary.noted[:SHOWN_FAILURES]:
+        text = f"note: {noted['name']} ({noted['id']}): {'; '.join(noted['notes'])}"
+        console.print(escape(for_terminal(text)), style="yellow", highlight=False, soft_wrap=True)
+    if summary.failed_before:
+        console.print(
+            f"{summary.failed_before} failed in an earlier run and were left; "
+            "--retry-failed tries them again."
+        )
