@@ -27,7 +27,7 @@ from audio_batch.errors import AssetError, ExitCode, UsageError
 from audio_batch.formats import FORMATS
 from audio_batch.journal import Journal
 from audio_batch.manifest import Asset, Manifest, load
-from audio_batch.media import MediaLimits, probe
+from audio_batch.media import MediaLimits
 from audio_batch.naming import OutputNamer
 from audio_batch.options import RunOptions
 from audio_batch.pipeline import Context, Job, process, source_identity
@@ -35,7 +35,7 @@ from audio_batch.plan import Action, Planned, plan
 from audio_batch.pools import ThreadPool
 from audio_batch.reporters import Reporter
 from audio_batch.runner import Runner, RunResult
-from audio_batch.selection import parse_condition, select
+from audio_batch.selection import Order, matcher, select
 from audio_batch.storage import OutputFolder
 
 _log = logging.getLogger("audio_batch.session")
@@ -109,6 +109,8 @@ def execute(request: Request, interface: Interface) -> ExitCode:
                 journal.quarantine(item.asset.id, _QUARANTINE_TEXT)
         todo = [item for item in planned if item.action in (Action.TRANSCRIBE, Action.RENDER)]
         result, run_id = RunResult(), None
+        if not todo:
+            interface.notice(f"Nothing to do: none of the {len(planned)} assets needs work.")
         if todo:
             run_id = journal.begin_run(version=__version__, request=request.to_json())
             journal.forgive(item.asset.id for item in todo if item.fresh)
@@ -146,25 +148,23 @@ def read_assets(request: Request) -> tuple[Manifest, list[Asset]]:
         UsageError: a condition that cannot be read, or nothing is chosen.
     """
     settings = request.settings
-    where = [parse_condition(text, "--where") for text in settings.where or ()]
-    exclude = [parse_condition(text, "--exclude") for text in settings.exclude or ()]
-    fields = _fields(settings.field or ())
+    where, exclude = settings.where or [], settings.exclude or []
     manifest = load(
         request.manifest,
         root=settings.root,
-        fields=fields,
+        fields=_fields(settings.field or ()),
         allow_missing=bool(settings.allow_missing),
         known_formats=frozenset(FORMATS),
-        wanted=lambda asset: bool(select([asset], where=where, exclude=exclude)),
+        wanted=matcher(where, exclude),
     )
     assets = select(
         manifest.assets,
         where=where,
         exclude=exclude,
-        order=settings.order or "manifest",
+        order=Order(settings.order or "manifest"),
         skip=settings.skip or 0,
         limit=settings.limit,
-        durations=_duration_s,
+        durations=probe_durations,
     )
     if not assets:
         raise UsageError(
@@ -172,7 +172,7 @@ def read_assets(request: Request) -> tuple[Manifest, list[Asset]]:
             "--limit.",
             remedy="`audio-batch manifest check` shows what they leave.",
         )
-    return manifest, list(assets)
+    return manifest, assets
 
 
 def _fields(texts: Sequence[str]) -> dict[str, str]:
@@ -182,14 +182,17 @@ def _fields(texts: Sequence[str]) -> dict[str, str]:
     return {ours: theirs for ours, _, theirs in pairs}
 
 
-def _duration_s(asset: Asset) -> float | None:
-    """What the manifest says, else what the container declares; None if neither does."""
-    if asset.duration_s is not None or asset.path is None:
-        return asset.duration_s
-    try:
-        return probe(asset.path).duration_s
-    except AssetError:
-        return None
+def probe_durations(assets: Sequence[Asset]) -> list[float | None]:
+    """What the containers declare, in seconds; None where one does not, or cannot be read."""
+    from audio_batch.media import probe
+
+    def declared(asset: Asset) -> float | None:
+        try:
+            return probe(asset.path).duration_s if asset.path is not None else None
+        except AssetError:
+            return None
+
+    return [declared(asset) for asset in assets]
 
 
 def _speaker_notice(assets: Sequence[Asset], interface: Interface) -> None:

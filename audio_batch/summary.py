@@ -180,12 +180,12 @@ def show(summary: Summary, console: Console) -> None:
     for label, count in rows:
         if count or label == "done now":
             table.add_row(label, str(count))
-    table.add_row("audio", f"{summary.audio_s / 3600:.2f} h")
+    table.add_row("audio", clock(summary.audio_s))
     table.add_row("wall", clock(summary.wall_s))
     if summary.rtfx is not None:
         table.add_row("speed", f"{summary.rtfx:.1f}x")
     for name, share in sorted(summary.devices.items()):
-        table.add_row(name, f"{share.assets} assets, {share.audio_s / 3600:.2f} h")
+        table.add_row(name, f"{share.assets} assets, {clock(share.audio_s)} of audio")
     for name, reason in summary.devices_out.items():
         table.add_row(f"{name} taken out", escape(for_terminal(reason)))
     console.print(table)

@@ -1,0 +1,174 @@
+"""The journal against real SQLite files."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from audio_batch.errors import ErrorKind, SetupError
+from audio_batch.journal import Journal
+from audio_batch.outcome import Outcome, State
+from audio_batch.storage import PublishedFile
+
+OUTPUT = PublishedFile(format="json", path="a.json", size_bytes=3, sha256="0" * 64)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal.sqlite3"
+
+
+def start(journal: Journal, asset_id: str = "a", *, source: str = "1:1", print_: str = "f") -> int:
+    return journal.start(
+        asset_id,
+        name="A",
+        source=source,
+        fingerprint=print_,
+        rendering="r",
+        device="cpu",
+        run_id=1,
+    )
+
+
+def done(asset_id: str = "a", **more: object) -> Outcome:
+    return Outcome(
+        asset_id=asset_id,
+        state=State.DONE,
+        fingerprint="f",
+        device="cpu",
+        outputs=(OUTPUT,),
+        duration_s=2.5,
+        notes=("clipped",),
+        timings_s={"decode": 0.1},
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def opened(path: Path) -> Journal:
+    journal = Journal(path)
+    journal.begin_run(version="0", request={"manifest": "m"})
+    return journal
+
+
+def test_an_outcome_is_there_for_another_process(path: Path) -> None:
+    journal = opened(path)
+    assert start(journal) == 1
+    journal.finish(done())
+    reader = Journal(path, read_only=True)
+    (entry,) = reader.entries()
+    assert entry.state is State.DONE
+    assert entry.outputs == (OUTPUT,)
+    assert (entry.duration_s, entry.notes, entry.timings_s) == (2.5, ("clipped",), {"decode": 0.1})
+
+
+def test_attempts_count_until_the_input_or_the_options_change(path: Path) -> None:
+    journal = opened(path)
+    assert [start(journal), start(journal)] == [1, 2]
+    assert start(journal, source="2:2") == 1
+    assert start(journal, source="2:2", print_="g") == 1
+    assert journal.attempt_count() == 4
+
+
+def test_an_attempt_that_does_not_count_is_taken_back(path: Path) -> None:
+    journal = opened(path)
+    start(journal)
+    journal.finish(Outcome("a", State.INTERRUPTED, "f", "cpu"), counts=False)
+    assert start(journal) == 1
+
+
+def test_debris_becomes_interrupted_and_keeps_its_attempt(path: Path) -> None:
+    journal = opened(path)
+    start(journal)
+    start(journal, "b")
+    journal.finish(done("b"))
+    assert Journal(path).settle_debris(crashed=False) == ["a"]
+    entries = {entry.asset_id: entry for entry in journal.entries()}
+    assert (entries["a"].state, entries["a"].attempts, entries["a"].deaths) == (
+        State.INTERRUPTED,
+        1,
+        0,
+    )
+    assert entries["b"].state is State.DONE
+
+
+def test_a_crash_is_counted_against_what_ran(path: Path) -> None:
+    journal = opened(path)
+    start(journal)
+    journal.settle_debris(crashed=True)
+    (entry,) = journal.entries()
+    assert entry.deaths == 1
+    start(journal, source="changed")
+    assert next(iter(journal.entries())).deaths == 0
+
+
+def test_what_was_published_survives_an_interrupted_rendering(path: Path) -> None:
+    journal = opened(path)
+    start(journal)
+    journal.finish(done())
+    start(journal)
+    journal.finish(Outcome("a", State.INTERRUPTED, "f", "cpu"), counts=False)
+    (entry,) = journal.entries()
+    assert entry.outputs == (OUTPUT,)
+
+
+def test_a_rendering_keeps_what_the_transcription_said(path: Path) -> None:
+    journal = opened(path)
+    start(journal)
+    journal.finish(done())
+    start(journal)
+    journal.finish(
+        Outcome("a", State.DONE, "f", "cpu", outputs=(OUTPUT, OUTPUT), rendered_only=True)
+    )
+    (entry,) = journal.entries()
+    assert (entry.duration_s, entry.notes, len(entry.outputs)) == (2.5, ("clipped",), 2)
+
+
+def test_failures_and_runs_are_told(path: Path) -> None:
+    journal = opened(path)
+    start(journal)
+    journal.finish(
+        Outcome(
+            "a", State.FAILED, "f", "cpu", error_kind=ErrorKind.NOT_MEDIA, error_text="no media"
+        )
+    )
+    journal.end_run(1, 3)
+    (entry,) = journal.entries()
+    assert (entry.error_kind, entry.error_text) == (ErrorKind.NOT_MEDIA, "no media")
+    run = journal.last_run()
+    assert run is not None
+    assert (run.exit_code, run.request) == (3, {"manifest": "m"})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda _: b"this is no database" * 100,
+        lambda data: data[:100] + b"\x00" * 4096 + data[4196:],
+        lambda data: data[: len(data) // 2],
+    ],
+)
+def test_damage_is_diagnosed_with_a_remedy(path: Path, damage: object) -> None:
+    journal = opened(path)
+    for number in range(200):
+        start(journal, f"asset-{number}")
+    journal.close()
+    path.write_bytes(damage(path.read_bytes()))  # type: ignore[operator]
+    with pytest.raises(SetupError, match=r"damaged.*Your outputs are untouched"):
+        list(Journal(path).entries())
+
+
+def test_a_newer_journal_is_refused(path: Path) -> None:
+    opened(path).close()
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE meta SET value = '99' WHERE key = 'schema_version'")
+    with pytest.raises(SetupError, match="newer audio-batch"):
+        Journal(path)
+
+
+def test_commits_wait_for_the_disk(path: Path) -> None:
+    journal = opened(path)
+    row = journal._db.execute("PRAGMA synchronous").fetchone()
+    mode = journal._db.execute("PRAGMA journal_mode").fetchone()
+    assert (row[0], mode[0]) == (2, "delete")
