@@ -1,0 +1,390 @@
+"""The balancer under threads: caps, leases, cancellation, devices that go."""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stub_nvml import environment, gpu
+
+from audio_batch.errors import SetupError, UsageError
+from audio_batch.gpu.balancer import Balancer, Cancelled, Lease
+from audio_batch.gpu.devices import CPU, Device
+from audio_batch.gpu.fake import FakeProbe, fake_gpu
+from audio_batch.gpu.probe import Sampler
+from audio_batch.gpu.snapshot import GpuSnapshot
+
+GIB = 1024**3
+SOON_S = 60.0  # a wait that ends this late has failed
+
+
+def cuda(index: int) -> Device:
+    snapshot = fake_gpu(index)
+    return Device(
+        f"cuda:{index}", "cuda", index, snapshot.uuid, snapshot.name, snapshot.compute_capability
+    )
+
+
+def caps(**by_number: int) -> dict[str, int]:
+    return {f"cuda:{name[1:]}": cap for name, cap in by_number.items()}
+
+
+@contextmanager
+def sampled(*readings: list[GpuSnapshot], interval_s: float = 0.01) -> Iterator[Sampler]:
+    with Sampler([lambda: FakeProbe(readings)], interval_s=interval_s) as sampler:
+        yield sampler
+
+
+def in_thread(ask: Callable[[], Lease]) -> Future[Lease]:
+    """Run `ask` in a thread that has begun: a daemon, a test that fails must not wait for it."""
+    begun, future = threading.Event(), Future[Lease]()
+
+    def run() -> None:
+        begun.set()
+        try:
+            future.set_result(ask())
+        except Exception as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    assert begun.wait(SOON_S)
+    return future
+
+
+@contextmanager
+def waiting(ask: Callable[[], Lease]) -> Iterator[Future[Lease]]:
+    """Run `ask` in a thread that is known to be waiting for its lease."""
+    future = in_thread(ask)
+    with pytest.raises(TimeoutError):
+        future.result(0.05)
+    yield future
+
+
+def test_sixteen_threads_never_exceed_a_cap_and_lose_nothing() -> None:
+    devices = [cuda(0), cuda(1), cuda(2)]
+    limits = caps(d0=3, d1=2, d2=1)
+    readings = [[fake_gpu(n, utilization_pct=float(load)) for n in range(3)] for load in (9, 70)]
+    lock = threading.Lock()
+    running: set[tuple[str, int]] = set()
+    seen: list[int] = []
+    peaks = dict.fromkeys(limits, 0)
+    problems: list[str] = []
+
+    def work(number: int) -> None:
+        dice = random.Random(number)
+        try:
+            with balancer.lease(cancelled=stop) as lease:
+                place = (lease.device.id, lease.slot)
+                with lock:
+                    if place in running or not 0 <= lease.slot < limits[lease.device.id]:
+                        problems.append(f"{number} on {place}")
+                    running.add(place)
+                    here = sum(1 for device_id, _ in running if device_id == lease.device.id)
+                    peaks[lease.device.id] = max(peaks[lease.device.id], here)
+                    seen.append(number)
+                stop.wait(dice.random() / 500)
+                with lock:
+                    running.discard(place)
+                if dice.random() < 0.2:
+                    raise ValueError("a task that fails")
+                if dice.random() < 0.2:
+                    lease.release()  # once more by the context manager
+        except ValueError:
+            pass
+
+    stop = threading.Event()
+    with sampled(*readings, interval_s=0.001) as sampler:
+        balancer = Balancer(devices, limits, sampler)
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(work, range(500), timeout=SOON_S))
+    assert problems == []
+    assert sorted(seen) == list(range(500))
+    assert peaks == limits  # never more, and no slot left unused
+    assert [load.active for load in balancer.loads()] == [0, 0, 0]
+
+
+def test_the_lowest_free_slot_is_given_again() -> None:
+    balancer = Balancer([cuda(0)], {"cuda:0": 3})
+    first, second, third = (balancer.lease() for _ in range(3))
+    assert [first.slot, second.slot, third.slot] == [0, 1, 2]
+    second.release()
+    first.release()
+    assert [balancer.lease().slot, balancer.lease().slot] == [0, 1]
+    second.release()  # long over: it takes nothing from the one who has the slot now
+    assert [load.active for load in balancer.loads()] == [3]
+
+
+def test_an_exception_inside_gives_the_slot_back_once() -> None:
+    balancer = Balancer([cuda(0)], {"cuda:0": 1})
+    with pytest.raises(ZeroDivisionError), balancer.lease() as lease:
+        _ = 1 / 0
+    lease.release()
+    assert balancer.loads()[0].active == 0
+
+
+def test_tasks_go_where_the_score_is_lowest() -> None:
+    gpus = [fake_gpu(0, utilization_pct=90.0), fake_gpu(1, utilization_pct=0.0)]
+    with sampled(gpus) as sampler:
+        balancer = Balancer([cuda(0), cuda(1)], caps(d0=4, d1=4), sampler)
+        assert [balancer.lease().device.id for _ in range(5)] == ["cuda:1"] * 4 + ["cuda:0"]
+    with sampled(gpus) as sampler:
+        balancer = Balancer([cuda(0), cuda(1)], caps(d0=2, d1=2), sampler, policy="first-come")
+        assert [balancer.lease().device.id for _ in range(3)] == ["cuda:0", "cuda:0", "cuda:1"]
+
+
+def test_a_task_waits_for_a_slot_and_gets_it() -> None:
+    balancer = Balancer([cuda(0)], {"cuda:0": 1})
+    held = balancer.lease()
+    with waiting(balancer.lease) as future:
+        held.release()
+        assert future.result(SOON_S).slot == 0
+
+
+def test_a_wait_ends_when_the_run_is_cancelled() -> None:
+    balancer = Balancer([cuda(0)], {"cuda:0": 1})
+    balancer.lease()
+    stop = threading.Event()
+    with waiting(lambda: balancer.lease(cancelled=stop)) as future:
+        stop.set()
+        with pytest.raises(Cancelled):
+            future.result(SOON_S)
+    with pytest.raises(Cancelled):
+        balancer.lease(cancelled=stop)
+    assert balancer.loads()[0].active == 1
+
+
+def test_a_wait_ends_when_the_last_device_is_taken_out(caplog: pytest.LogCaptureFixture) -> None:
+    balancer = Balancer([cuda(0), cuda(1)], caps(d0=1, d1=1))
+    held = [balancer.lease(), balancer.lease()]
+    with (
+        caplog.at_level(logging.WARNING, logger="audio_batch.gpu"),
+        waiting(balancer.lease) as future,
+    ):
+        balancer.take_out("cuda:0", "cuDNN died")
+        balancer.take_out("cuda:0", "and died again")
+        balancer.take_out("cuda:1", "fell off the bus")
+        with pytest.raises(SetupError) as caught:
+            future.result(SOON_S)
+    assert "cuda:0 is out (cuDNN died); cuda:1 is out (fell off the bus)" in str(caught.value)
+    assert [load.out_reason for load in balancer.loads()] == ["cuDNN died", "fell off the bus"]
+    assert len(caplog.records) == 2
+    for lease in held:
+        lease.release()
+    assert [load.active for load in balancer.loads()] == [0, 0]
+    with pytest.raises(KeyError):
+        balancer.take_out("cuda:9", "not ours")
+
+
+def test_the_work_of_a_device_that_is_out_goes_to_the_others() -> None:
+    balancer = Balancer([cuda(0), cuda(1)], caps(d0=2, d1=1))
+    balancer.lease(exclude=frozenset({"cuda:0"}))
+    balancer.take_out("cuda:0", "broken")
+    with waiting(balancer.lease) as future:  # cuda:0 has two free slots, and is out
+        balancer.loads()
+        balancer.take_out("cuda:1", "broken too")
+        with pytest.raises(SetupError):
+            future.result(SOON_S)
+
+
+def test_a_task_does_not_go_back_to_where_it_failed() -> None:
+    balancer = Balancer([cuda(0), cuda(1)], caps(d0=2, d1=2))
+    assert balancer.lease(exclude=frozenset({"cuda:0"})).device.id == "cuda:1"
+    with pytest.raises(SetupError, match="cuda:0 has failed it; cuda:1 has failed it"):
+        balancer.lease(exclude=frozenset({"cuda:0", "cuda:1"}))
+
+
+def test_memory_of_a_model_that_is_loading_counts() -> None:
+    gpus = [fake_gpu(0, free_bytes=8 * GIB), fake_gpu(1, free_bytes=5 * GIB, utilization_pct=90.0)]
+    with sampled(gpus) as sampler:
+        balancer = Balancer([cuda(0), cuda(1)], caps(d0=3, d1=3), sampler)
+        first = balancer.lease(need_bytes=5 * GIB)
+        assert (first.device.id, first.reserved_bytes) == ("cuda:0", 5 * GIB)
+        # 3 GiB are left there by our reckoning, though the driver still says 8.
+        assert balancer.lease(need_bytes=5 * GIB).device.id == "cuda:1"
+        assert balancer.loads()[0].free_bytes == 8 * GIB
+        assert balancer.lease(need_bytes=2 * GIB).device.id == "cuda:0"
+
+
+def test_a_reservation_ends_with_the_reading_that_shows_the_memory() -> None:
+    with sampled([fake_gpu(0, free_bytes=8 * GIB)]) as sampler:
+        balancer = Balancer([cuda(0)], {"cuda:0": 2}, sampler)
+        first = balancer.lease(need_bytes=6 * GIB)
+        with waiting(lambda: balancer.lease(need_bytes=6 * GIB)) as future:
+            first.settle()
+            first.settle()
+            assert future.result(SOON_S).slot == 1  # the next reading still says 8 GiB are free
+
+
+def test_a_reservation_counts_until_that_reading() -> None:
+    gpus = [fake_gpu(0, free_bytes=8 * GIB), fake_gpu(1, free_bytes=5 * GIB, utilization_pct=90.0)]
+    with sampled(gpus, interval_s=3600) as sampler:
+        balancer = Balancer([cuda(0), cuda(1)], caps(d0=3, d1=3), sampler)
+        balancer.lease(need_bytes=6 * GIB).settle()
+        assert balancer.lease(need_bytes=5 * GIB).device.id == "cuda:1"
+
+
+def test_a_lease_that_ends_takes_its_reservation_along() -> None:
+    with sampled([fake_gpu(0, free_bytes=8 * GIB)]) as sampler:
+        balancer = Balancer([cuda(0)], {"cuda:0": 3}, sampler)
+        balancer.lease(need_bytes=6 * GIB).release()
+        balancer.lease()  # something runs, so that room is waited for
+        assert in_thread(lambda: balancer.lease(need_bytes=6 * GIB)).result(SOON_S).slot == 1
+
+
+def test_without_room_a_task_waits_for_what_runs_and_else_tries() -> None:
+    with sampled([fake_gpu(0, free_bytes=GIB)]) as sampler:
+        balancer = Balancer([cuda(0)], {"cuda:0": 2}, sampler)
+        first = balancer.lease(need_bytes=9 * GIB)  # nothing of ours to wait for
+        with waiting(lambda: balancer.lease(need_bytes=9 * GIB)) as future:
+            first.release()
+            assert future.result(SOON_S).device.id == "cuda:0"
+
+
+def test_what_a_task_needs_may_differ_by_device() -> None:
+    gpus = [fake_gpu(0, free_bytes=GIB), fake_gpu(1, free_bytes=4 * GIB, utilization_pct=99.0)]
+    loaded = {"cuda:0"}
+    with sampled(gpus) as sampler:
+        balancer = Balancer([cuda(0), cuda(1)], caps(d0=2, d1=2), sampler)
+        lease = balancer.lease(need_bytes=lambda d: 0 if d.id in loaded else 3 * GIB)
+        assert (lease.device.id, lease.reserved_bytes) == ("cuda:0", 0)
+
+
+class Steered(FakeProbe):
+    """A machine whose GPUs the test changes; `show` returns when the sampler has seen it."""
+
+    def __init__(self, *gpus: GpuSnapshot) -> None:
+        super().__init__([gpus])
+
+    def show(self, sampler: Sampler, *gpus: GpuSnapshot) -> None:
+        self._readings = [gpus]
+        while [found.uuid for found in sampler.latest()] != [wanted.uuid for wanted in gpus]:
+            threading.Event().wait(0.005)
+
+
+def test_a_gpu_that_the_driver_loses_is_taken_out(caplog: pytest.LogCaptureFixture) -> None:
+    probe = Steered(fake_gpu(0), fake_gpu(1, utilization_pct=90.0))
+    with (
+        caplog.at_level(logging.WARNING, logger="audio_batch.gpu"),
+        Sampler([lambda: probe], interval_s=0.01) as sampler,
+    ):
+        balancer = Balancer([cuda(0), cuda(1)], caps(d0=5, d1=1), sampler)
+        balancer.lease()
+        probe.show(sampler, fake_gpu(1, utilization_pct=90.0))
+        assert balancer.lease().device.id == "cuda:1"
+    assert [load.out_reason for load in balancer.loads()] == [
+        "the driver no longer reports it",
+        None,
+    ]
+    (record,) = caplog.records
+    assert "cuda:0" in record.getMessage()
+
+
+def test_a_source_that_lists_boards_only_loses_no_mig_instance() -> None:
+    instance = fake_gpu(0, uuid="MIG-1")
+    device = replace(cuda(0), uuid="MIG-1")
+    probe = Steered(instance)
+    with Sampler([lambda: probe], interval_s=0.01) as sampler:
+        balancer = Balancer([device], {"cuda:0": 2}, sampler)
+        balancer.loads()
+        probe.show(sampler, fake_gpu(0))
+        assert balancer.lease().device.id == "cuda:0"
+
+
+def test_readings_that_stop_altogether_take_no_gpu_out() -> None:
+    probe = Steered(fake_gpu(0, utilization_pct=50.0))
+    with Sampler([lambda: probe], interval_s=0.01) as sampler:
+        balancer = Balancer([cuda(0)], {"cuda:0": 1}, sampler)
+        balancer.loads()
+        probe.show(sampler)
+        assert balancer.lease().device.id == "cuda:0"
+        assert balancer.status_line() == "GPU Balancer Status: GPU 0: 1/1 tasks, n/a util"
+
+
+def test_a_reading_that_has_grown_old_says_nothing_of_now() -> None:
+    class Stuck(FakeProbe):
+        def snapshots(self) -> tuple[GpuSnapshot, ...]:
+            return (replace(fake_gpu(0, utilization_pct=50.0), taken_at_s=time.monotonic() - 60),)
+
+    with Sampler([lambda: Stuck([[]])], interval_s=3600) as sampler:
+        balancer = Balancer([cuda(0)], {"cuda:0": 1}, sampler)
+        (load,) = balancer.loads()
+        assert (load.utilization_pct, load.free_bytes) == (None, None)
+        assert load.total_bytes == 24 * GIB
+        assert balancer.lease(need_bytes=99 * GIB).device.id == "cuda:0"
+
+
+def test_the_status_line_is_the_one_the_users_know() -> None:
+    gpus = [fake_gpu(0, utilization_pct=45.0), fake_gpu(1, utilization_pct=32.0)]
+    with sampled(gpus) as sampler:
+        balancer = Balancer([cuda(0), cuda(1)], caps(d0=5, d1=5), sampler)
+        for _ in range(5):
+            balancer.lease()
+        assert balancer.status_line() == (
+            "GPU Balancer Status: GPU 0: 2/5 tasks, 45% util | GPU 1: 3/5 tasks, 32% util"
+        )
+        balancer.take_out("cuda:1", "broken")
+        assert balancer.status_line().endswith("| GPU 1: 3/5 tasks, taken out")
+
+
+def test_the_status_line_of_a_cpu() -> None:
+    balancer = Balancer([CPU], {"cpu": 2})
+    balancer.lease()
+    pattern = r"GPU Balancer Status: CPU: 1/2 tasks, (n/a|\d{1,3}%) util"
+    assert re.fullmatch(pattern, balancer.status_line())
+    (load,) = balancer.loads()
+    assert load.total_bytes is not None and 0 < (load.free_bytes or 0) <= load.total_bytes
+
+
+def test_what_a_balancer_cannot_be_made_of() -> None:
+    with pytest.raises(UsageError, match="least-loaded or first-come"):
+        Balancer([cuda(0)], {"cuda:0": 1}, policy="magic")
+    for devices, limits in (([], {}), ([cuda(0)], {}), ([cuda(0)], {"cuda:0": 0})):
+        with pytest.raises(ValueError):
+            Balancer(devices, limits)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_the_whole_path_over_the_real_binding(
+    count: int, stub_dir: Path, drive: Callable[..., dict[str, Any]]
+) -> None:
+    gpus = [gpu(n, utilization_pct=10 * n) for n in range(count)]
+    answer = drive(environment(stub_dir, gpus), "balance", 5 * count)
+    assert [uuid for _, uuid, _ in answer["devices"]] == [g.uuid for g in gpus]
+    assert answer["leases"][0] == "cuda:0"
+    assert sorted(answer["leases"]) == sorted([f"cuda:{n}" for n in range(count)] * 5)
+    assert answer["lines"][-1] == "GPU Balancer Status: " + " | ".join(
+        f"GPU {n}: 5/5 tasks, {10 * n}% util" for n in range(count)
+    )
+    assert answer["threads"] == ["MainThread"]
+    assert answer["log"] == []
+    assert answer["heavy"] == []
+
+
+def test_the_whole_path_where_cuda_counts_otherwise(
+    stub_dir: Path, drive: Callable[..., dict[str, Any]]
+) -> None:
+    gpus = [gpu(0, utilization_pct=80), gpu(1, utilization_pct=0)]
+    environ = {**environment(stub_dir, gpus), "CUDA_VISIBLE_DEVICES": "1,0"}
+    answer = drive(environ, "balance", 1)
+    assert answer["lines"] == [
+        "GPU Balancer Status: GPU 0: 1/5 tasks, 0% util | GPU 1: 0/5 tasks, 80% util"
+    ]
+
+
+def test_the_whole_path_without_utilisation(
+    stub_dir: Path, drive: Callable[..., dict[str, Any]]
+) -> None:
+    gpus = [gpu(0, utilization_error=3), gpu(1, utilization_error=3)]
+    answer = drive(environment(stub_dir, gpus), "balance", 4)
+    assert answer["leases"] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
+    assert "n/a util" in answer["lines"][0]
