@@ -28,7 +28,7 @@ from typing import Any
 
 from audio_batch import events
 from audio_batch.errors import DeviceError, ErrorKind, SetupError
-from audio_batch.gpu.balancer import Balancer, Lease
+from audio_batch.gpu.balancer import Balancer, Cancelled, Lease
 from audio_batch.journal import Journal
 from audio_batch.options import RunOptions
 from audio_batch.outcome import Outcome, State
@@ -223,7 +223,10 @@ class Runner:
             self._todo.extend(self._due())
             if not self._todo or not self._slot_free():
                 return
-            lease = self._balancer.lease(cancelled=self._stop)
+            try:
+                lease = self._balancer.lease(cancelled=self._stop)
+            except Cancelled:
+                return
             self._begin(self._todo.popleft(), lease)
 
     def _due(self) -> list[Planned]:

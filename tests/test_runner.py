@@ -1,0 +1,296 @@
+"""The runner over real pools, journals and balancers; only the work is made up."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from audio_batch import events
+from audio_batch.errors import DeviceError, ErrorKind, SetupError
+from audio_batch.gpu.balancer import Balancer
+from audio_batch.gpu.devices import CPU, Device
+from audio_batch.journal import Journal
+from audio_batch.manifest import Asset
+from audio_batch.options import DecodingOptions, RunOptions
+from audio_batch.outcome import Outcome, State
+from audio_batch.pipeline import Job
+from audio_batch.plan import Action, Planned
+from audio_batch.pools import Pool, SerialPool, ThreadPool
+from audio_batch.runner import Runner, RunResult
+
+Work = Callable[[Job], Outcome]
+GPUS = tuple(Device(f"cuda:{n}", "cuda", n, f"GPU-{n}", "T", None) for n in range(3))
+OPTIONS = RunOptions(model="m", engine="null", decoding=DecodingOptions(), retry_delay_s=0.01)
+
+
+class Model:
+    warnings: tuple[str, ...] = ()
+
+
+def planned(count: int) -> list[Planned]:
+    return [
+        Planned(
+            asset=Asset(id=f"a{n}", uri="x", path=Path("x"), name=f"A {n}", position=n),
+            action=Action.TRANSCRIBE,
+            decoding=DecodingOptions(),
+            formats=("json",),
+            output_name=f"a{n}",
+            source="1:1",
+            fingerprint="f",
+            rendering="r",
+        )
+        for n in range(count)
+    ]
+
+
+def done(job: Job) -> Outcome:
+    return Outcome(job.asset.id, State.DONE, "f", job.device, duration_s=1.0)
+
+
+def failed(job: Job, *, transient: bool = False, device: bool = False) -> Outcome:
+    return Outcome(
+        job.asset.id,
+        State.FAILED,
+        "f",
+        job.device,
+        error_kind=ErrorKind.MODEL,
+        error_text="no",
+        transient=transient,
+        device_failed=device,
+    )
+
+
+@dataclasses.dataclass
+class House:
+    """A journal on disk and what a run over it told."""
+
+    path: Path
+    told: list[events.Event] = dataclasses.field(default_factory=list)
+    runner: Runner | None = None
+
+    def run(
+        self,
+        count: int,
+        work: Work,
+        *,
+        devices: tuple[Device, ...] = (CPU,),
+        caps: dict[str, int] | None = None,
+        pool: Callable[[Work], Pool] | None = None,
+        load_model: Callable[[str], Any] = lambda _: Model(),
+        options: RunOptions = OPTIONS,
+        during: Callable[[Runner], None] | None = None,
+        **more: Any,
+    ) -> RunResult:
+        caps = caps or dict.fromkeys((device.id for device in devices), 2)
+        make = pool or (lambda work: ThreadPool(work, sum(caps.values())))
+        journal = Journal(self.path)
+        try:
+            self.runner = Runner(
+                options=options,
+                journal=journal,
+                run_id=journal.begin_run(version="0", request={}),
+                balancer=Balancer(devices, caps),
+                pool=lambda _: make(work),
+                load_model=load_model,
+                emit=self.told.append,
+                **more,
+            )
+            if during is not None:
+                threading.Thread(target=during, args=(self.runner,), daemon=True).start()
+            return self.runner.run(planned(count))
+        finally:
+            journal.close()
+
+    def states(self) -> Counter[State]:
+        return Counter(entry.state for entry in Journal(self.path, read_only=True).entries())
+
+    def attempts(self) -> int:
+        return Journal(self.path, read_only=True).attempt_count()
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path / "journal.sqlite3")
+
+
+@pytest.mark.parametrize("pool", [SerialPool, lambda work: ThreadPool(work, 2)])
+def test_every_pool_gives_what_the_serial_one_gives(
+    house: House, pool: Callable[[Work], Pool]
+) -> None:
+    result = house.run(9, lambda job: failed(job) if job.asset.id == "a4" else done(job), pool=pool)
+    assert (result.done, result.failed, result.not_begun) == (8, 1, 0)
+    assert house.states() == {State.DONE: 8, State.FAILED: 1}
+    finished = [event for event in house.told if isinstance(event, events.AssetFinished)]
+    assert {event.outcome.asset_id for event in finished} == {f"a{n}" for n in range(9)}
+    assert all(event.worker.startswith("Worker-") for event in finished)
+
+
+def test_five_hundred_assets_on_three_gpus_never_pass_the_caps(house: House) -> None:
+    caps = {"cuda:0": 3, "cuda:1": 2, "cuda:2": 1}
+    lock, active, most = threading.Lock(), Counter[str](), Counter[str]()
+    seen: list[str] = []
+    noise = random.Random(1)
+    delays = [noise.uniform(0.08, 0.2) for _ in range(500)]
+
+    def work(job: Job) -> Outcome:
+        with lock:
+            active[job.device] += 1
+            most[job.device] = max(most[job.device], active[job.device])
+            seen.append(job.asset.id)
+        time.sleep(delays[int(job.asset.id[1:])])
+        with lock:
+            active[job.device] -= 1
+        return done(job)
+
+    result = house.run(500, work, devices=GPUS, caps=caps, pool=lambda work: ThreadPool(work, 16))
+    assert result.done == 500
+    assert sorted(seen) == sorted(f"a{n}" for n in range(500))
+    assert dict(most) == caps
+    assert house.attempts() == 500
+
+
+def test_what_may_pass_is_tried_again_and_no_more_than_asked(house: House) -> None:
+    tries: Counter[str] = Counter()
+
+    def work(job: Job) -> Outcome:
+        tries[job.asset.id] += 1
+        assert job.attempt == tries[job.asset.id]
+        passed = job.asset.id == "a0" and tries["a0"] == 2
+        return done(job) if passed or job.asset.id == "a2" else failed(job, transient=True)
+
+    result = house.run(3, work)
+    assert tries == {"a0": 2, "a1": 3, "a2": 1}
+    assert (result.done, result.failed) == (2, 1)
+
+
+def test_what_cannot_pass_is_tried_once(house: House) -> None:
+    house.run(1, failed)
+    assert house.attempts() == 1
+
+
+def test_a_run_that_dies_between_two_attempts_leaves_the_asset_to_be_done(house: House) -> None:
+    slow = dataclasses.replace(OPTIONS, retry_delay_s=60.0)
+
+    def stop(runner: Runner) -> None:
+        while not any(isinstance(event, events.AssetFinished) for event in house.told):
+            time.sleep(0.01)
+        runner.request_stop("SIGINT")
+
+    result = house.run(1, lambda job: failed(job, transient=True), options=slow, during=stop)
+    assert (result.interrupted, result.not_begun) == (True, 1)
+    assert house.states() == {State.INTERRUPTED: 1}
+
+
+def test_a_device_that_fails_gives_its_work_to_the_others_uncounted(house: House) -> None:
+    def work(job: Job) -> Outcome:
+        return failed(job, device=True) if job.device == "cuda:1" else done(job)
+
+    result = house.run(30, work, devices=GPUS)
+    assert result.done == 30
+    assert list(result.devices_out) == ["cuda:1"]
+    entries = list(Journal(house.path, read_only=True).entries())
+    assert {entry.attempts for entry in entries} == {1}
+    assert sum(isinstance(event, events.DeviceOut) for event in house.told) >= 1
+
+
+def test_with_no_device_left_the_run_says_so_and_keeps_what_is_done(house: House) -> None:
+    def work(job: Job) -> Outcome:
+        return done(job) if job.asset.id == "a0" else failed(job, device=True)
+
+    with pytest.raises(SetupError, match="No device is left"):
+        house.run(5, work)
+    states = house.states()
+    assert (states[State.DONE], states[State.FAILED], states[State.RUNNING]) == (1, 0, 0)
+
+
+def test_a_device_that_cannot_load_is_left_out_before_any_asset(house: House) -> None:
+    def load(device: str) -> Model:
+        if device == "cuda:0":
+            raise DeviceError("no room")
+        return Model()
+
+    result = house.run(6, done, devices=GPUS, load_model=load)
+    assert result.devices_out == {"cuda:0": "no room"}
+    assert set(result.shares) <= {"cuda:1", "cuda:2"}
+
+
+def test_a_model_that_no_device_can_load_touches_no_asset(house: House) -> None:
+    def load(_: str) -> Model:
+        raise DeviceError("no room")
+
+    with pytest.raises(SetupError, match="no room"):
+        house.run(6, done, devices=GPUS, load_model=load)
+    assert house.attempts() == 0
+
+
+def test_one_stop_finishes_what_runs_and_begins_nothing(house: House) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def work(job: Job) -> Outcome:
+        begun.set()
+        go.wait(10)
+        return done(job)
+
+    def stop(runner: Runner) -> None:
+        begun.wait(10)
+        runner.request_stop("SIGINT")
+        go.set()
+
+    result = house.run(20, work, during=stop)
+    assert result.interrupted
+    assert not result.dropped
+    assert 1 <= result.done <= 2
+    assert house.states() == {State.DONE: result.done}
+
+
+@pytest.mark.parametrize("grace", [False, True])
+def test_a_second_stop_or_the_end_of_the_grace_drops_what_runs(house: House, grace: bool) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def work(job: Job) -> Outcome:
+        begun.set()
+        go.wait(30)
+        return done(job)
+
+    def stop(runner: Runner) -> None:
+        begun.wait(10)
+        runner.request_stop("SIGTERM", within_grace=grace)
+        if not grace:
+            runner.request_stop("SIGTERM")
+
+    result = house.run(20, work, during=stop, grace_s=0.1)
+    go.set()
+    assert (result.interrupted, result.dropped) == (True, True)
+    states = house.states()
+    assert set(states) == {State.INTERRUPTED}
+    entries = list(Journal(house.path, read_only=True).entries())
+    assert {entry.attempts for entry in entries} == {0}
+
+
+def test_fail_fast_begins_nothing_after_a_failure(house: House) -> None:
+    fast = dataclasses.replace(OPTIONS, fail_fast=True)
+    result = house.run(20, failed, options=fast, pool=SerialPool)
+    assert (result.failed, result.not_begun, result.interrupted) == (1, 19, False)
+    assert result.stopped_by_failure
+
+
+def test_a_person_may_stop_after_a_failure(house: House) -> None:
+    answers = iter([True, False])
+    result = house.run(20, failed, pool=SerialPool, confirm=lambda: next(answers))
+    assert (result.failed, result.not_begun) == (2, 18)
+
+
+def test_each_assignment_is_told_with_the_line_the_users_know(house: House) -> None:
+    house.run(1, done, devices=GPUS[:2], caps={"cuda:0": 5, "cuda:1": 5})
+    (started,) = [event for event in house.told if isinstance(event, events.AssetStarted)]
+    assert started.balancer_status == (
+        "GPU Balancer Status: GPU 0: 1/5 tasks, n/a util | GPU 1: 0/5 tasks, n/a util"
+    )
