@@ -35,7 +35,7 @@ from audio_batch.plan import Action, Planned, plan
 from audio_batch.pools import ThreadPool
 from audio_batch.reporters import Reporter
 from audio_batch.runner import Runner, RunResult
-from audio_batch.selection import Order, matcher, select
+from audio_batch.selection import matcher, parse_condition, select
 from audio_batch.storage import OutputFolder
 
 _log = logging.getLogger("audio_batch.session")
@@ -148,7 +148,8 @@ def read_assets(request: Request) -> tuple[Manifest, list[Asset]]:
         UsageError: a condition that cannot be read, or nothing is chosen.
     """
     settings = request.settings
-    where, exclude = settings.where or [], settings.exclude or []
+    where = [parse_condition(text, "--where") for text in settings.where or ()]
+    exclude = [parse_condition(text, "--exclude") for text in settings.exclude or ()]
     manifest = load(
         request.manifest,
         root=settings.root,
@@ -161,10 +162,10 @@ def read_assets(request: Request) -> tuple[Manifest, list[Asset]]:
         manifest.assets,
         where=where,
         exclude=exclude,
-        order=Order(settings.order or "manifest"),
+        order=settings.order or "manifest",
         skip=settings.skip or 0,
         limit=settings.limit,
-        durations=probe_durations,
+        durations=declared_duration_s,
     )
     if not assets:
         raise UsageError(
@@ -182,17 +183,14 @@ def _fields(texts: Sequence[str]) -> dict[str, str]:
     return {ours: theirs for ours, _, theirs in pairs}
 
 
-def probe_durations(assets: Sequence[Asset]) -> list[float | None]:
-    """What the containers declare, in seconds; None where one does not, or cannot be read."""
+def declared_duration_s(asset: Asset) -> float | None:
+    """What the container declares, in seconds; None where it does not, or cannot be read."""
     from audio_batch.media import probe
 
-    def declared(asset: Asset) -> float | None:
-        try:
-            return probe(asset.path).duration_s if asset.path is not None else None
-        except AssetError:
-            return None
-
-    return [declared(asset) for asset in assets]
+    try:
+        return probe(asset.path).duration_s if asset.path is not None else None
+    except AssetError:
+        return None
 
 
 def _speaker_notice(assets: Sequence[Asset], interface: Interface) -> None:

@@ -59,7 +59,7 @@ def action(
         model_identity="id",
         output_names={"a": name},
         root=root,
-        source_identity=lambda path: source,
+        source_identity=lambda _: source,
     )
     assert planned.fresh == (
         row is not None and (options.overwrite or (options.retry_failed and not row.outputs))

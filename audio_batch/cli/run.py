@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from audio_batch.cli import manifest_options as options
 from audio_batch.config import merge
 
 
@@ -19,7 +20,7 @@ def opt(help: str, *names: str, panel: str, **more: Any) -> Any:
     )
 
 
-WHICH, MODEL, DECODING = "Which assets", "Model", "Decoding"
+MODEL, DECODING = "Model", "Decoding"
 DEVICES, OUTPUT, INPUT = "Devices and workers", "Outputs", "Recordings"
 FAILURES, TALK = "Failures and repeats", "Progress and log"
 MODES = "sequential only (--batch-size 1)"
@@ -68,38 +69,14 @@ def run(
             panel=OUTPUT,
         ),
     ] = None,
-    root: Annotated[
-        Path | None,
-        opt("Where relative paths begin \\[the manifest's folder].", "--root", panel=WHICH),
-    ] = None,
-    field: Annotated[
-        list[str] | None,
-        opt("Our field = the manifest's: uri=file_name. Repeatable.", "--field", panel=WHICH),
-    ] = None,
-    allow_missing: Annotated[
-        bool | None,
-        opt(
-            "A missing file fails its asset, not the run.",
-            "--allow-missing/--no-allow-missing",
-            panel=WHICH,
-        ),
-    ] = None,
-    where: Annotated[
-        list[str] | None,
-        opt("Only assets with field=glob: asset_type=Audio. Repeatable.", "--where", panel=WHICH),
-    ] = None,
-    exclude: Annotated[
-        list[str] | None,
-        opt("No assets with field=glob. Repeatable.", "--exclude", panel=WHICH),
-    ] = None,
-    order: Annotated[
-        str | None,
-        opt(
-            "manifest, reverse, longest, shortest or priority \\[manifest].", "--order", panel=WHICH
-        ),
-    ] = None,
-    skip: Annotated[int | None, opt("Leave out the first N.", "--skip", panel=WHICH)] = None,
-    limit: Annotated[int | None, opt("Take no more than N.", "--limit", panel=WHICH)] = None,
+    root: options.Root = None,
+    field: options.Field = None,
+    allow_missing: options.AllowMissing = None,
+    where: options.Where = None,
+    exclude: options.Exclude = None,
+    order: options.OrderBy = None,
+    skip: options.Skip = None,
+    limit: options.Limit = None,
     model: Annotated[
         str | None,
         opt(

@@ -1,0 +1,128 @@
+"""Which local file an entry of a manifest means, and whether it is there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import posixpath
+import re
+import stat
+import unicodedata
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+from urllib.parse import unquote_to_bytes
+
+from audio_batch.manifest_text import shown
+from audio_batch.text import for_terminal
+
+_FILE_URI = re.compile(r"(?i:file):(?=/)(?://(?P<host>[^/]*))?(?P<path>.*)", re.DOTALL)
+_OTHER_SCHEME = re.compile(r"(?!(?i:file):)([A-Za-z][A-Za-z0-9+.-]+)://")  # one letter: a drive
+_LOOKERS = 8
+
+
+class SourceError(ValueError):
+    """A path or URI that names no local file; the message is a sentence without its place."""
+
+
+def local_text(uri: str, *, windows: bool = os.name == "nt") -> str:
+    """The path in a manifest's path or `file:` URI, as text, percent-decoded where it is a URI.
+
+    Raises:
+        SourceError: a scheme that is not supported, another host, or a NUL.
+    """
+    if scheme := _OTHER_SCHEME.match(uri):
+        raise SourceError(
+            f"{shown(uri)}: {scheme[1].lower()}:// is not supported by this version, which reads "
+            "local files only; fetch it first and give its path"
+        )
+    if not (parts := _FILE_URI.match(uri)):
+        return uri
+    host, rest = parts["host"] or "", parts["path"]
+    if re.fullmatch("[A-Za-z]:", host):  # "file://C:/x", with a slash too few
+        host, rest = "", f"/{host}{rest}"
+    path = os.fsdecode(unquote_to_bytes(rest))
+    if "\0" in path or path in ("", "/"):
+        raise SourceError(f"{shown(uri)} names no file")
+    if host.lower() in ("", "localhost"):
+        return path[1:] if windows and re.match(r"/[A-Za-z]:", path) else path
+    if windows:
+        return f"//{host}{path}"
+    raise SourceError(f"{shown(uri)} is on another computer ({shown(host)}); give a local path")
+
+
+def stem(text: str) -> str:
+    """The file's name without its suffix, whichever way the slashes go."""
+    return PureWindowsPath(text).stem or text
+
+
+def derived_id(path_text: str) -> str:
+    """The id of an entry that has none, made from its path as the manifest writes it.
+
+    It is stable, unique to the path (but for `./`, `x/..`, the kind of slash, and Unicode's
+    composed and decomposed forms) and fit for a file name: the file's name, then a hash.
+    """
+    path = posixpath.normpath(unicodedata.normalize("NFC", path_text).replace("\\", "/"))
+    letters = unicodedata.normalize("NFKD", stem(path))
+    words = re.findall("[A-Za-z0-9]+", "".join(c for c in letters if not unicodedata.combining(c)))
+    digest = hashlib.sha256(path.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{'-'.join(words)[:60] or 'asset'}-{digest[:12]}"
+
+
+def candidates(text: str, root: str, folder: str | None) -> tuple[str, ...]:
+    """Where a manifest's path may lie, the likeliest first; absolute if `root` is.
+
+    Args:
+        text: from `local_text`.
+        root: where relative paths begin.
+        folder: the entry's `folder_path` if its path is a mere `file_name`: exports of media
+            libraries give both. The file below the folder is preferred, since the same name may
+            stand in many folders.
+    """
+    texts = [text]
+    if folder is not None and (below := folder.strip("/\\")):
+        texts.insert(0, f"{below}/{text}")
+    if os.name != "nt":  # a manifest written on Windows; there itself both slashes do
+        texts += [other.replace("\\", "/") for other in texts if "\\" in other]
+    return tuple(os.path.join(root, other) for other in texts)  # noqa: PTH118 - see look
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The first candidate that is a file, or the likeliest one and what is wrong with it."""
+
+    path: Path
+    problem: str | None = None
+
+
+def look(places: Sequence[str]) -> Found:
+    """Find the first of an entry's candidates that is a file.
+
+    They are texts and not `Path`s because making those costs more than the look, times 100,000.
+    """
+    problem = f"there is no file {for_terminal(places[0])}"
+    for place in places:
+        try:
+            mode = os.stat(place).st_mode  # noqa: PTH116
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, ValueError) as error:  # ValueError: a NUL, an unencodable character
+            reason = getattr(error, "strerror", None) or error
+            problem = f"{for_terminal(place)} cannot be looked at: {reason}"
+            continue
+        if stat.S_ISREG(mode):
+            return Found(Path(place))
+        kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+        problem = f"{for_terminal(place)} is {kind}"
+    return Found(Path(places[0]), problem)
+
+
+def look_for_all(entries: Sequence[Sequence[str]]) -> list[Found]:
+    """`look` for every entry, by several threads: on a network drive each look takes a while."""
+    size = max(1, -(-len(entries) // _LOOKERS))
+    batches = [entries[i : i + size] for i in range(0, len(entries), size)]
+    with ThreadPoolExecutor(_LOOKERS, thread_name_prefix="look") as pool:
+        return [
+            found for batch in pool.map(lambda b: [look(p) for p in b], batches) for found in batch
+        ]

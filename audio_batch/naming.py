@@ -1,0 +1,255 @@
+"""Names of output files: safe on every file system, inside the output folder, never the same.
+
+Ids and the fields of a template are other people's text. An asset's name depends on the whole
+manifest and the template alone: not on which assets a run selects, nor on their order.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+import string
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+
+import pathvalidate
+
+from audio_batch.errors import UsageError
+from audio_batch.manifest import Asset, is_own_field
+from audio_batch.manifest_text import shown
+
+MAX_COMPONENT_BYTES = 100
+"""Of a file or folder name, a format's suffix not counted; file systems take 255."""
+
+MAX_NAME_BYTES = 1000
+"""Of a name with its folders; Linux takes 4096, Windows more than 260 if long paths are on."""
+
+DEFAULT_TEMPLATE = "{id}"
+
+_SUMMARY = ("summary",)  # summary.json is the run's own
+_SHORT_HASH, _LONG_HASH = 12, 64
+_SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+_LIKE_MAPPED = re.compile(rf"--[0-9a-f]{{{_SHORT_HASH}}}\Z")
+_RESERVED_TOO = ("CONIN$", "CONOUT$")  # by Windows; pathvalidate knows the others
+_LIKE_A_SUFFIX = re.compile(r"\.(?=[A-Za-z][A-Za-z0-9]{0,7}\Z)")
+
+Parts = tuple[str, ...]
+"""A name's folders and, last, its file."""
+
+
+def safe_component(text: str) -> str:
+    """A file name of `[A-Za-z0-9._-]{1,100}` for any text: the text itself, if it is a good one.
+
+    Anything else is mapped: other characters become `_`, and `--` with 12 hexadecimal digits of
+    the text's SHA-256 is appended, so that no two texts share a name (a text that ends like that
+    is itself mapped). Not good are also a dot or a dash at the beginning, a dot at the end, and
+    what Windows reserves. Names that differ in case alone are left to `OutputNamer`.
+    """
+    if _SAFE.fullmatch(text) and not _LIKE_MAPPED.search(text) and _is_valid(text):
+        return text
+    decomposed = unicodedata.normalize("NFKD", text)
+    without_accents = "".join(c for c in decomposed if not unicodedata.combining(c))
+    readable = re.sub(r"[^A-Za-z0-9]+", "_", without_accents).strip("_")
+    return _with_hash(readable, text, _SHORT_HASH)
+
+
+class OutputNamer:
+    """Names from a template such as `{folder_path}/{name}`: plain field names in braces.
+
+    A field is any of the manifest's, by its name there or by ours (see `Asset.field`). In order:
+
+    - A slash of the template parts folders. A slash within a value does too, but not in the last
+      component, the file's name.
+    - Nothing is written for a value that is missing, null, empty, a list or an object. A component
+      that names fields and gets nothing from any of them is left out; where that is the file's
+      name, the id takes its place.
+    - `{id}` is written as by `safe_component`. Other values keep letters and blanks; what a file
+      system or a terminal stumbles over becomes `_`; blanks, dots and dashes at the ends go; a
+      component of more than 100 bytes is cut and gets a hash of the whole. In a folder's name a
+      dot before what could be a format's suffix becomes `_`, so that no file meets a folder.
+    - A name of more than 1,000 bytes is too long for some systems: the id takes its place.
+    - All assets that would share a name (also on a file system without upper case, or one that
+      composes accents) get `--` and a hash of their id appended, and so does `summary`.
+    """
+
+    def __init__(self, template: str | None = None) -> None:
+        """Read the template.
+
+        Raises:
+            UsageError: it is malformed, holds anything but plain names in its braces or none at
+                all, or leads out of the output folder.
+        """
+        self.template = DEFAULT_TEMPLATE if template is None else template
+        self._components = _parsed(self.template)
+
+    def names(self, assets: Sequence[Asset]) -> dict[str, PurePosixPath]:
+        """Each asset's name by its id: relative to the output folder, without a format's suffix.
+
+        Args:
+            assets: all of the manifest, selected or not, with unique ids.
+
+        Raises:
+            UsageError: the template names a field that no asset has.
+        """
+        self._check_fields(assets)
+        wanted = {asset.id: self._wanted(asset) for asset in assets}
+        names, hash_digits = dict(wanted), dict.fromkeys(wanted, 0)
+        while rising := [i for i in _clashing(names) if hash_digits[i] < _LONG_HASH]:
+            for asset_id in rising:
+                digits = _LONG_HASH if hash_digits[asset_id] else _SHORT_HASH
+                hash_digits[asset_id] = digits
+                *folders, file = wanted[asset_id]
+                names[asset_id] = (*folders, _with_hash(file, asset_id, digits))
+        return {asset_id: PurePosixPath(*parts) for asset_id, parts in names.items()}
+
+    def _check_fields(self, assets: Sequence[Asset]) -> None:
+        fields = {name for component in self._components for _, name in component if name}
+        for name in sorted(fields):
+            if assets and not is_own_field(name) and all(name not in a.metadata for a in assets):
+                known = ", ".join(sorted({key for a in assets[:100] for key in a.metadata}))
+                raise UsageError(
+                    f"The output template names {{{name}}}, a field that no asset has.",
+                    remedy=f"The manifest's own fields are: {known or '(none)'}.",
+                )
+
+    def _wanted(self, asset: Asset) -> Parts:
+        *folder_components, file_component = self._components
+        folders = [
+            _as_folder(part)
+            for component in folder_components
+            for part in re.split(r"[/\\]", _filled(component, asset))
+        ]
+        file = _readable(_filled(file_component, asset)) or safe_component(asset.id)
+        parts = (*filter(None, folders), file)
+        if len("/".join(parts).encode()) > MAX_NAME_BYTES:
+            return (safe_component(asset.id),)
+        return parts
+
+
+_Component = tuple[tuple[str, str | None], ...]
+"""Pieces of a component: a literal text, then the name of a field or None."""
+
+
+def _parsed(template: str) -> tuple[_Component, ...]:
+    def refuse(reason: str) -> UsageError:
+        return UsageError(
+            f"The output template {shown(template)} {reason}.",
+            remedy='A template looks like "{folder_path}/{name}".',
+        )
+
+    try:
+        pieces = list(string.Formatter().parse(template.replace("\\", "/")))
+    except ValueError as error:
+        raise refuse(f"is malformed: {error}") from None
+    components: list[list[tuple[str, str | None]]] = [[]]
+    for literal, name, specification, conversion in pieces:
+        first, *others = literal.split("/")
+        components[-1].append((first, None))
+        components.extend([(other, None)] for other in others)
+        if name is None:
+            continue
+        if specification or conversion or not name or re.search(r"[.\[\]{}]|\A\d+\Z", name):
+            raise refuse("may hold plain field names only in its braces")
+        components[-1].append(("", name))
+    literals = ["".join(literal for literal, name in c if name is None) for c in components]
+    is_literal = [all(name is None for _, name in component) for component in components]
+    if all(is_literal):
+        raise refuse("holds no field in braces, so all assets would have one name")
+    if (is_literal[0] and literals[0] == "" and len(components) > 1) or re.match(
+        r"[A-Za-z]:", literals[0]
+    ):
+        raise refuse("must be relative to the output folder")
+    if any(
+        plain and text.strip() == ".." for plain, text in zip(is_literal, literals, strict=True)
+    ):
+        raise refuse("leads out of the output folder")
+    if is_literal[-1] and not literals[-1].strip(" ."):
+        raise refuse("ends with a folder; the file's name is missing")
+    return tuple(tuple(component) for component in components)
+
+
+def _filled(component: _Component, asset: Asset) -> str:
+    """A component's text, not yet sanitised; "" if it names fields and all of them are empty."""
+    values = [literal if name is None else _value(asset, name) for literal, name in component]
+    named = [v for v, (_, name) in zip(values, component, strict=True) if name is not None]
+    return "" if named and not any(named) else "".join(values)
+
+
+def _value(asset: Asset, name: str) -> str:
+    if name == "id":
+        return safe_component(asset.id)
+    value = asset.field(name)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value).strip() if isinstance(value, str | int | float) else ""
+
+
+@functools.lru_cache(maxsize=4096)
+def _readable(text: str) -> str:
+    """A component for people: see `OutputNamer`; "" if nothing is left."""
+    composed = unicodedata.normalize("NFC", text)
+    plain = "".join(map(_plain_character, composed))
+    plain = re.sub(r" +(?=\.|\Z)|(?<= ) +", "", plain)  # Windows overlooks blanks before a dot
+    plain = _trimmed(
+        pathvalidate.sanitize_filename(
+            _trimmed(plain),
+            "_",
+            platform="universal",
+            fs_encoding="utf-8",
+            additional_reserved_names=_RESERVED_TOO,
+        )
+    )
+    if len(plain.encode()) > MAX_COMPONENT_BYTES:
+        return _with_hash(plain, text, _SHORT_HASH)
+    return plain
+
+
+def _plain_character(character: str) -> str:
+    category = unicodedata.category(character)
+    if category == "Cf":  # joiners and marks of direction
+        return ""
+    if category in ("Zs", "Zl", "Zp") or character in "\t\n\r":
+        return " "
+    return "_" if category in ("Cc", "Cs", "Co") else character
+
+
+def _trimmed(text: str) -> str:
+    return text.lstrip(" .-").rstrip(" .")
+
+
+def _as_folder(text: str) -> str:
+    return _LIKE_A_SUFFIX.sub("_", _readable(text))
+
+
+def _is_valid(text: str) -> bool:
+    return pathvalidate.is_valid_filename(
+        text, platform="universal", fs_encoding="utf-8", additional_reserved_names=_RESERVED_TOO
+    )
+
+
+def _with_hash(readable: str, whole: str, digits: int) -> str:
+    digest = hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()[:digits]
+    space = MAX_COMPONENT_BYTES - digits - 2
+    cut = _trimmed(readable.encode()[:space].decode("utf-8", "ignore"))
+    return f"{cut or 'asset'}--{digest}"
+
+
+def _clashing(names: Mapping[str, Parts]) -> list[str]:
+    """Ids whose names some file system would take for another asset's, or for the summary."""
+    keys = {asset_id: _file_system_key(parts) for asset_id, parts in names.items()}
+    counts = Counter(keys.values())
+    counts[_SUMMARY] += 1
+    return [asset_id for asset_id, key in keys.items() if counts[key] > 1]
+
+
+def _file_system_key(parts: Parts) -> Parts:
+    """Equal for names that are one name without case or with accents composed otherwise."""
+    return tuple(
+        part.lower()
+        if part.isascii()
+        else unicodedata.normalize("NFD", unicodedata.normalize("NFD", part).upper().casefold())
+        for part in parts
+    )
