@@ -10,7 +10,12 @@ from typing import Annotated
 import typer
 
 from audio_batch import __version__
-from audio_batch.cli import export, manifest, models, retry, run, status
+from audio_batch.cli.export import export
+from audio_batch.cli.manifest import app as manifest_app
+from audio_batch.cli.models import app as models_app
+from audio_batch.cli.retry import retry
+from audio_batch.cli.run import run
+from audio_batch.cli.status import status
 from audio_batch.errors import AudioBatchError, ExitCode, ManifestError
 from audio_batch.text import for_terminal, redact
 
@@ -26,12 +31,12 @@ app = typer.Typer(
     "4 invalid manifest, 5 environment (model, device, space), 11 another run is at work, "
     "130 interrupted (run again to go on).",
 )
-app.command("run")(run.run)
-app.command("status")(status.status)
-app.command("retry")(retry.retry)
-app.command("export")(export.export)
-app.add_typer(manifest.app, name="manifest")
-app.add_typer(models.app, name="models")
+app.command("run")(run)
+app.command("status")(status)
+app.command("retry")(retry)
+app.command("export")(export)
+app.add_typer(manifest_app, name="manifest")
+app.add_typer(models_app, name="models")
 
 
 def _version(wanted: bool) -> None:

@@ -180,11 +180,11 @@ def create(
         sys.stdout.write(text)
     else:
         write_atomic(target, text.encode("utf-8"))
-    left_out = len(recordings) - len(entries)
-    report(
-        f"{len(entries)} recordings written to {'stdout' if target is None else output}"
-        + (f", {left_out} left out." if left_out else ".")
+    count, left_out = len(entries), len(recordings) - len(entries)
+    said = (
+        f"{count} recording{'' if count == 1 else 's'} written to {output if target else 'stdout'}"
     )
+    report(f"{said}, {left_out} left out." if left_out else f"{said}.")
 
 
 def _print_json(value: Any) -> None:

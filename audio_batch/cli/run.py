@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from audio_batch.cli import manifest_options as options
-from audio_batch.config import merge
 
 
 def opt(help: str, *names: str, panel: str, **more: Any) -> Any:
@@ -335,6 +334,9 @@ def run(
     flags = dict(locals())
     flags.pop("manifest"), flags.pop("config")
     flags["verbose"] = verbose or None
+    # Late, so that --help does not pay for it.
+    from audio_batch.config import merge
+
     settings, file = merge(flags, config=config, manifest=manifest)
 
     from audio_batch.cli.console import start
