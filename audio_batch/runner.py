@@ -207,13 +207,20 @@ class Runner:
             )
 
     def _take_out(self, device: str, reason: str) -> None:
-        self.result.devices_out.setdefault(device, reason)
         self._balancer.take_out(device, reason)
-        self._emit(events.DeviceOut(device, reason))
+        self._tell_of_devices()
+
+    def _tell_of_devices(self) -> None:
+        """Say once of each device that it is out; the balancer itself notices a lost GPU."""
+        for load in self._balancer.loads():
+            if load.out_reason is not None and load.device.id not in self.result.devices_out:
+                self.result.devices_out[load.device.id] = load.out_reason
+                self._emit(events.DeviceOut(load.device.id, load.out_reason))
 
     def _slot_free(self) -> bool:
         if len(self._in_flight) >= self._pool.workers:
             return False
+        self._tell_of_devices()
         loads = [load for load in self._balancer.loads() if load.out_reason is None]
         # With no device left, lease() is what explains it.
         return not loads or any(load.active < load.maximum for load in loads)

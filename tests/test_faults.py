@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Answer, command, environment, text_outputs, write_manifest
+from program import Answer, command, environment, text_outputs, write_manifest
 
 from audio_batch.journal import Journal
 from audio_batch.outcome import State
@@ -122,7 +122,9 @@ def test_a_signal_finishes_what_runs_and_a_rerun_goes_on(
 
 
 @posix
-def test_a_second_ctrl_c_drops_what_runs_without_counting_it(tmp_path: Path, children: Children) -> None:
+def test_a_second_ctrl_c_drops_what_runs_without_counting_it(
+    tmp_path: Path, children: Children
+) -> None:
     manifest = write_manifest(tmp_path, 2)
     process = start(
         children,

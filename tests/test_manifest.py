@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import posixpath
@@ -293,7 +294,8 @@ def test_slashes_of_windows(folder: Path) -> None:
 
 
 def test_missing_files(folder: Path) -> None:
-    (folder / "loop.wav").symlink_to("loop.wav")
+    with contextlib.suppress(OSError):  # Windows wants a privilege for it
+        (folder / "loop.wav").symlink_to("loop.wav")
     entries = [
         {"path": "gone.wav"},
         {"path": "1970s"},

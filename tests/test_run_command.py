@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Answer, text_outputs, write_manifest, write_tone
+from program import Answer, text_outputs, write_manifest, write_tone
 
 from audio_batch.formats import FORMATS
 from audio_batch.journal import Journal

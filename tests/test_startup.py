@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import environment
+from program import environment
 
 HEAVY = ["torch", "ctranslate2", "faster_whisper", "pyannote", "whisperx", "av", "numpy"]
 

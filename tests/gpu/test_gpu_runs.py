@@ -1,0 +1,96 @@
+"""Whole runs on simulated GPUs: the real program, the real pynvml, the null engine."""
+
+from __future__ import annotations
+
+import collections
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import stub_nvml
+from program import command, environment, write_manifest
+
+from audio_batch.journal import Journal
+
+STATUS = re.compile(r"GPU (\d+): (\d+)/(\d+) tasks")
+
+
+def run(folder: Path, stub: dict[str, str], *arguments: object) -> subprocess.CompletedProcess[str]:
+    keys = ("LD_LIBRARY_PATH", "STUB_NVML", "STUB_CUDA", "CUDA_VISIBLE_DEVICES")
+    given = {key: value for key, value in stub.items() if key.startswith(keys) or "STUB" in key}
+    return subprocess.run(
+        command("run", "manifest.json", "--engine", "null", "-o", "out", *arguments),
+        cwd=folder,
+        env=environment(**given),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def test_sixteen_threads_over_three_unequal_gpus_keep_their_caps(
+    stub_dir: Path, tmp_path: Path
+) -> None:
+    write_manifest(tmp_path, 90, duration_s=0.1)
+    gpus = [
+        stub_nvml.gpu(0, utilization_pct=10),
+        stub_nvml.gpu(1, name="NVIDIA GeForce GTX 1660", free_bytes=5 << 30),
+        stub_nvml.gpu(2, utilization_pct=80),
+    ]
+    done = run(
+        tmp_path,
+        stub_nvml.environment(stub_dir, gpus),
+        *("-t", "16", "--max-per-gpu", "3,2,1", "--model", "null:60", "-v"),
+    )
+    assert done.returncode == 0, done.stderr
+    seen = [
+        (int(gpu), int(active), int(cap))
+        for line in done.stderr.splitlines()
+        for gpu, active, cap in STATUS.findall(line)
+    ]
+    assert {(gpu, cap) for gpu, _, cap in seen} == {(0, 3), (1, 2), (2, 1)}
+    assert all(active <= cap for _, active, cap in seen)
+    assert {gpu for gpu, active, cap in seen if active == cap} == {0, 1, 2}
+    entries = list(Journal(tmp_path / "out/.audio-batch/journal.sqlite3").entries())
+    used = collections.Counter(entry.device for entry in entries)
+    assert sum(used.values()) == 90
+    assert set(used) == {"cuda:0", "cuda:1", "cuda:2"}
+
+
+def test_a_chosen_device_is_the_only_one_used(stub_dir: Path, tmp_path: Path) -> None:
+    write_manifest(tmp_path, 4)
+    stub = stub_nvml.environment(stub_dir, [stub_nvml.gpu(0), stub_nvml.gpu(1)])
+    done = run(tmp_path, stub, "-d", "cuda:1", "--max-per-gpu", "2")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert list(summary["devices"]) == ["cuda:1"]
+    missing = run(tmp_path, stub, "-d", "cuda:2", "--overwrite")
+    assert missing.returncode == 5
+    assert "cuda:2" in missing.stderr
+
+
+def test_a_gpu_that_disappears_costs_no_asset(stub_dir: Path, tmp_path: Path) -> None:
+    write_manifest(tmp_path, 40)
+    gpus = [stub_nvml.gpu(0), stub_nvml.gpu(1, lost_after=2)]
+    done = run(
+        tmp_path, stub_nvml.environment(stub_dir, gpus), "--model", "null:400", "--max-per-gpu", "2"
+    )
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert summary["done"] == 40
+    assert "cuda:1" in summary["devices_out"]
+    assert "taken out" in done.stderr
+
+
+def test_a_speech_engine_on_a_simulated_gpu_names_the_device_and_touches_nothing(
+    stub_dir: Path, tmp_path: Path
+) -> None:
+    """There is no CUDA behind the stub: every device fails to load, which is exit 5."""
+    write_manifest(tmp_path, 2)
+    stub = stub_nvml.environment(stub_dir, [stub_nvml.gpu(0)])
+    done = run(tmp_path, stub, "--engine", "faster-whisper", "--model", "demo")
+    assert done.returncode == 5, done.stderr
+    assert "No device can run the model" in done.stderr
+    assert Journal(tmp_path / "out/.audio-batch/journal.sqlite3").attempt_count() == 0

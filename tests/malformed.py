@@ -1,0 +1,278 @@
+"""Malformed and unusual recordings by name, each with what has to come of it.
+
+`CASES[name].make(path)` creates it at `path` (whose suffix should be `CASES[name].suffix`). Used by
+the tests of decoding, and by those of whole runs for bad assets of many kinds.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from recordings import FLOAT, caf, encode, pcm16, sweep, wav
+
+from audio_batch.errors import ErrorKind
+
+POSIX = os.name == "posix"
+EIGHT_BIT = {"bits": 8, "rate_hz": 8_000}
+
+
+@dataclass(frozen=True)
+class Case:
+    """How to make a file, and what decoding it must give.
+
+    `kind` is the failure, or None if it decodes: then to `seconds` (None: not fixed), with `state`
+    and with `note` in its notes (None: no notes at all).
+    """
+
+    make: Callable[[Path], object]
+    suffix: str = ".wav"
+    kind: ErrorKind | None = None
+    state: str = "complete"
+    seconds: float | None = None
+    note: str | None = None
+    posix_only: bool = False
+
+
+@cache
+def base(name: str) -> bytes:
+    """A flawless recording of 20 s (the mp3: 60 s), from which damaged ones are made."""
+    seconds = 60 if name == "mp3" else 20
+    codec, container, rate_hz = {
+        "mp3": ("libmp3lame", "mp3", 16_000),
+        "flac": ("flac", "flac", 16_000),
+        "m4a": ("aac", "ipod", 16_000),
+        "m4a index first": ("aac", "ipod", 16_000),
+        "aac": ("aac", "adts", 16_000),
+        "aac 44k": ("aac", "adts", 44_100),
+        "webm": ("libopus", "webm", 48_000),
+        "opus": ("libopus", "ogg", 48_000),
+        "ogg flac": ("flac", "ogg", 16_000),
+        "ogg flac 44k": ("flac", "ogg", 44_100),
+        "avi": ("libmp3lame", "avi", 16_000),
+        "w64": ("pcm_s16le", "w64", 16_000),
+        "caf": ("pcm_s16be", "caf", 16_000),
+        "wav": ("pcm_s16le", "wav", 16_000),
+    }[name]
+    options = {"movflags": "faststart"} if name == "m4a index first" else {}
+    buffer = io.BytesIO()
+    encode(buffer, codec, [sweep(seconds, rate_hz)], rate_hz, container=container, options=options)
+    return buffer.getvalue()
+
+
+def _bytes(content: Callable[[], bytes]) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(content())
+
+
+def _cut(name: str, share: float) -> Callable[[Path], object]:
+    return _bytes(lambda: base(name)[: int(len(base(name)) * share)])
+
+
+def _burst(name: str, at: float = 0.3, count: int = 2048) -> Callable[[Path], object]:
+    def content() -> bytes:
+        data = bytearray(base(name))
+        first = int(len(data) * at)
+        data[first : first + count] = np.random.default_rng(5).bytes(count)
+        return bytes(data)
+
+    return _bytes(content)
+
+
+def _scattered(name: str, count: int = 200) -> Callable[[Path], object]:
+    def content() -> bytes:
+        data = bytearray(base(name))
+        draw = np.random.default_rng(6)
+        for place in draw.integers(2_000, len(data), count):
+            data[place] = draw.integers(256)
+        return bytes(data)
+
+    return _bytes(content)
+
+
+def _wav(**header: int) -> Callable[[Path], object]:
+    """2 s of 16-bit, 16 kHz mono samples under any header."""
+    return _bytes(lambda: wav(pcm16(sweep(2, 16_000)), **header))
+
+
+def _channels(count: int) -> Callable[[Path], object]:
+    return _bytes(lambda: wav(pcm16(sweep(2, 16_000, count)), channels=count))
+
+
+def _floats(strange: float, dtype: str = "<f4") -> Callable[[Path], object]:
+    def content() -> bytes:
+        values = sweep(2, 16_000)[0].astype(dtype)
+        values[::100] = strange
+        return wav(values.tobytes(), bits=8 * values.itemsize, kind=FLOAT)
+
+    return _bytes(content)
+
+
+def _rf64(keep: float) -> bytes:
+    data = pcm16(sweep(4, 16_000))
+    sizes = struct.pack("<IQQQI", 28, len(data) + 72, len(data), len(data) // 2, 0)
+    plain = wav(data, size=0xFFFFFFFF)
+    head = b"RF64" + b"\xff" * 4 + b"WAVE" + b"ds64" + sizes + plain[12:44]
+    return head + data[: int(len(data) * keep)]
+
+
+def _video_only(path: Path) -> None:
+    encode(path, "aac", [], 48_000, container="mp4", video_s=2)
+
+
+def _uncounted(path: Path) -> None:
+    options = {"write_xing": "0"}
+    quality = {"compression_level": "9", "global_quality": "500", "flags": "+qscale"}
+    encode(
+        path,
+        "libmp3lame",
+        [sweep(20, 16_000)],
+        16_000,
+        container="mp3",
+        options=options,
+        codec_options=quality,
+    )
+
+
+def _no_index(path: Path) -> None:
+    data = base("m4a")
+    path.write_bytes(data[: data.rindex(b"moov") - 4])
+
+
+def _tagged(path: Path) -> None:
+    size = 16 * 1024 * 1024
+    frame = b"APIC" + struct.pack(">I", size) + b"\0\0" + b"\0image/jpeg\0\3\0" + b"\xd8" * size
+    tag_bytes = len(frame)
+    syncsafe = bytes((tag_bytes >> shift) & 0x7F for shift in (21, 14, 7, 0))
+    path.write_bytes(b"ID3\3\0\0" + syncsafe + frame + base("mp3"))
+
+
+def _two_streams(path: Path) -> None:
+    sounds = [sweep(3, 48_000), sweep(3, 48_000) * 0.1]
+    encode(path, "aac", sounds, 48_000, container="mp4", default=1)
+
+
+def _fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _zeros(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+BAD, GONE = ErrorKind.MEDIA_DAMAGED, ErrorKind.INPUT_MISSING
+CASES: dict[str, Case] = {
+    # no recording at all
+    "missing": Case(lambda path: None, kind=GONE),
+    "folder": Case(Path.mkdir, kind=ErrorKind.INPUT_NOT_A_FILE),
+    "pipe": Case(_fifo, kind=ErrorKind.INPUT_NOT_A_FILE, posix_only=True),
+    "device": Case(_zeros, kind=ErrorKind.INPUT_NOT_A_FILE, posix_only=True),
+    "0 bytes": Case(_bytes(lambda: b""), kind=ErrorKind.EMPTY_AUDIO),
+    "1 byte": Case(_bytes(lambda: b"R"), kind=ErrorKind.NOT_MEDIA),
+    "text": Case(_bytes(lambda: b"Dear diary,\n" * 400), kind=ErrorKind.NOT_MEDIA),
+    "zeros": Case(_bytes(lambda: bytes(100_000)), kind=ErrorKind.NOT_MEDIA),
+    "playlist of itself": Case(
+        lambda path: path.write_text(
+            "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:10\n"
+            f"#EXTINF:10,\n{path.name}\n#EXT-X-ENDLIST\n",
+            encoding="utf-8",
+        ),
+        kind=ErrorKind.NOT_MEDIA,
+    ),
+    "list of other files": Case(
+        lambda path: path.write_text("ffconcat version 1.0\nfile '/dev/zero'\n" * 20, "utf-8"),
+        kind=ErrorKind.NOT_MEDIA,
+    ),
+    "video only": Case(_video_only, ".mp4", kind=ErrorKind.NO_AUDIO_STREAM),
+    # cut off
+    "header only": Case(_bytes(lambda: wav(b"")), kind=ErrorKind.EMPTY_AUDIO),
+    "wav cut at 1 %": Case(_cut("wav", 0.01), state="truncated", seconds=0.2, note="of 20.0 s"),
+    "wav cut at 50 %": Case(_cut("wav", 0.5), state="truncated", seconds=10.0, note="of 20.0 s"),
+    "wav cut at 99 %": Case(_cut("wav", 0.985), seconds=19.7, note="ends early: 19.7 s of 20.0 s"),
+    "w64 cut at 50 %": Case(_cut("w64", 0.5), ".w64", state="truncated", seconds=10, note="20.0 s"),
+    "caf cut at 50 %": Case(_cut("caf", 0.5), ".caf", state="truncated", seconds=10, note="20.0 s"),
+    "rf64": Case(_bytes(lambda: _rf64(1)), seconds=4.0),
+    "rf64 cut": Case(_bytes(lambda: _rf64(0.5)), state="truncated", seconds=2.0, note="of 4.0 s"),
+    "mp3 cut at 1 %": Case(_cut("mp3", 0.01), ".mp3", state="truncated", note="of 60.0 s"),
+    "mp3 cut at 50 %": Case(_cut("mp3", 0.5), ".mp3", state="truncated", seconds=30, note="60.0 s"),
+    "mp3 cut at 99 %": Case(_cut("mp3", 0.99), ".mp3", seconds=59.4, note="ends early: 59.4 s"),
+    "flac cut at 1 %": Case(_cut("flac", 0.01), ".flac", kind=BAD),
+    "flac cut at 50 %": Case(_cut("flac", 0.5), ".flac", state="truncated", seconds=10, note="20."),
+    "flac cut at 99 %": Case(_cut("flac", 0.99), ".flac", note="ends early"),
+    "m4a cut at 1 %": Case(_cut("m4a", 0.01), ".m4a", kind=BAD),
+    "m4a cut at 50 %": Case(_cut("m4a", 0.5), ".m4a", kind=BAD),
+    "m4a cut at 99 %": Case(_cut("m4a", 0.99), ".m4a", kind=BAD),
+    "m4a, index first, cut at 50 %": Case(
+        _cut("m4a index first", 0.5), ".m4a", state="truncated", note="of 20.0 s"
+    ),
+    "opus cut at 50 %": Case(_cut("opus", 0.5), ".opus", state="truncated", note="breaks off"),
+    "webm cut at 50 %": Case(_cut("webm", 0.5), ".webm", state="truncated", note="of 20.0 s"),
+    "avi cut at 50 %": Case(_cut("avi", 0.5), ".avi", state="truncated", note="breaks off"),
+    "mp4 without its index": Case(_no_index, ".mp4", kind=BAD),
+    # damaged within
+    "mp3 burst": Case(_burst("mp3"), ".mp3", state="damaged", seconds=60, note="s of 60.0 s"),
+    "m4a burst": Case(_burst("m4a"), ".m4a", state="damaged", seconds=20, note="s of 20.0 s"),
+    "flac burst": Case(_burst("flac"), ".flac", state="damaged", seconds=20, note="s of 20.0 s"),
+    "webm burst": Case(_burst("webm"), ".webm", state="damaged", seconds=20, note="s of 20.0 s"),
+    "opus burst": Case(_burst("opus"), ".opus", state="damaged", seconds=20, note="s of 20.0 s"),
+    "mp3 scattered": Case(_scattered("mp3"), ".mp3", state="damaged", seconds=60, note="packets"),
+    "flac scattered": Case(_scattered("flac"), ".flac", state="damaged", seconds=20, note="s of"),
+    "chained ogg": Case(
+        _bytes(lambda: base("opus") + base("opus")), ".ogg", seconds=40, note="longer than declared"
+    ),
+    "chained ogg with a rate change": Case(
+        _bytes(lambda: base("ogg flac") + base("ogg flac 44k")),
+        *(".ogg", None, "damaged", 20.0, "packets failed"),
+    ),
+    # headers that lie
+    "data size 0": Case(_wav(size=0), seconds=2.0),
+    "data size odd": Case(_wav(size=63_999), seconds=2.0),
+    "data size unknown": Case(_wav(size=0xFFFFFFFF), seconds=2.0),
+    "data size of sox": Case(_wav(size=0x7FFFF000), seconds=2.0),
+    "rate 0": Case(_wav(rate_hz=0), kind=BAD),
+    "rate 1": Case(_wav(rate_hz=1), kind=ErrorKind.MEDIA_LIMIT),
+    "rate 1 million": Case(_wav(rate_hz=1_000_000), kind=ErrorKind.MEDIA_LIMIT),
+    "rate 2^32-1": Case(_wav(rate_hz=2**32 - 1), kind=BAD),
+    "channels 0": Case(_wav(channels=0), kind=BAD),
+    "channels 255": Case(_wav(channels=255), kind=ErrorKind.MEDIA_LIMIT),
+    "channels 65535": Case(_wav(channels=65_535), kind=BAD),
+    "bits 0": Case(_wav(bits=0), kind=ErrorKind.NO_AUDIO_STREAM),
+    "bits 12": Case(_wav(bits=12), seconds=2.0),
+    "bits 64": Case(_wav(bits=64), seconds=0.5),
+    "damaged header": Case(
+        _bytes(lambda: wav(pcm16(sweep(2, 16_000))).replace(b"fmt ", b"ffff")), kind=BAD
+    ),
+    "mp3 without a frame count": Case(_uncounted, ".mp3", seconds=20),
+    "large tag": Case(_tagged, ".mp3", seconds=60),
+    # strange sound
+    "nan": Case(_floats(np.nan), seconds=2.0, note="NaN"),
+    "infinite": Case(_floats(np.inf), seconds=2.0, note="infinite"),
+    "huge floats": Case(_floats(3e38), seconds=2.0, note="clipped"),
+    "silence": Case(_bytes(lambda: wav(bytes(64_000))), seconds=2.0, note="silent"),
+    "clipped": Case(
+        _bytes(lambda: wav(pcm16(sweep(2, 16_000) * 9))), seconds=2.0, note="full scale"
+    ),
+    # unusual and sound
+    "10 ms": Case(_bytes(lambda: wav(pcm16(sweep(0.01, 16_000)))), seconds=0.01),
+    "wrong extension": Case(_bytes(lambda: base("flac")), ".mp3", seconds=20),
+    "8 bit": Case(
+        _bytes(lambda: wav((sweep(2, 8_000)[0] * 127 + 128).astype("u1").tobytes(), **EIGHT_BIT)),
+        seconds=2.0,
+    ),
+    "64-bit floats": Case(
+        _bytes(lambda: wav(sweep(2, 16_000)[0].astype("<f8").tobytes(), bits=64, kind=FLOAT)),
+        seconds=2.0,
+    ),
+    "192 kHz": Case(_bytes(lambda: wav(pcm16(sweep(1, 192_000)), rate_hz=192_000)), seconds=1.0),
+    "8 channels": Case(_channels(8), seconds=2.0),
+    "11 channels": Case(_channels(11), seconds=2.0),
+    "32 channels": Case(_channels(32), seconds=2.0),
+    "two audio streams": Case(_two_streams, ".mp4", seconds=3.0),
+    "rate change": Case(_bytes(lambda: base("aac") + base("aac 44k")), ".aac", seconds=40.2),
+}
+"""By name: every kind of TARGETS' list of malformed inputs, and the unusual that must just work."""
