@@ -21,12 +21,12 @@ from audio_batch.text import for_terminal
 SUFFIXES = frozenset(
     f".{name}"
     for name in (
-        *("3g2", "3gp", "aac", "ac3", "aif", "aifc", "aiff", "amr", "ape", "asf", "au", "avi"),
-        *("awb", "caf", "dsf", "dss", "dts", "dv", "eac3", "f4v", "flac", "flv", "gsm", "m2ts"),
-        *("m4a", "m4b", "m4v", "mka", "mkv", "mov", "mp2", "mp3", "mp4", "mpc", "mpeg", "mpg"),
-        *("mts", "mxf", "oga", "ogg", "ogv", "opus", "ra", "rf64", "rm", "rmvb", "snd", "spx"),
-        *("tak", "tta", "ts", "vob", "voc", "w64", "wav", "wave", "weba", "webm", "wma", "wmv"),
-        *("wtv", "wv"),
+        *("3g2", "3gp", "aac", "ac3", "adts", "aif", "aifc", "aiff", "amr", "ape", "asf", "au"),
+        *("avi", "awb", "caf", "dsf", "dss", "dts", "dv", "eac3", "f4v", "flac", "flv", "gsm"),
+        *("m2ts", "m4a", "m4b", "m4r", "m4v", "mka", "mkv", "mlp", "mov", "mp2", "mp3", "mp4"),
+        *("mpc", "mpeg", "mpg", "mts", "mxf", "nut", "oga", "ogg", "ogv", "ogx", "oma", "opus"),
+        *("qcp", "ra", "rf64", "rm", "rmvb", "snd", "sox", "sph", "spx", "tak", "thd", "ts", "tta"),
+        *("vob", "voc", "w64", "wav", "wave", "weba", "webm", "wma", "wmv", "wtv", "wv"),
     )
 )
 """Files with these count as recordings. A list of our own: the system's differs by machine."""

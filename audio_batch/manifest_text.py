@@ -273,7 +273,7 @@ class JsonLines:
         full = ((number, text) for number, text in numbered if text.strip(_BLANKS))
         for index, (number, text) in enumerate(full):
             try:
-                yield Raw(index, _parsed(text), number)
+                yield Raw(index, _parsed(text.rstrip(_BLANKS)), number)
             except _ParseError as error:
                 yield Raw(index, None, number, f"column {error.column}: {error}")
 

@@ -109,7 +109,7 @@ class OutputNamer:
         fields = {name for component in self._components for _, name in component if name}
         for name in sorted(fields):
             if assets and not is_own_field(name) and all(name not in a.metadata for a in assets):
-                known = ", ".join(sorted({key for a in assets[:100] for key in a.metadata}))
+                known = ", ".join(sorted({key for a in assets[:100] for key in a.metadata})[:30])
                 raise UsageError(
                     f"The output template names {{{name}}}, a field that no asset has.",
                     remedy=f"The manifest's own fields are: {known or '(none)'}.",
@@ -154,19 +154,15 @@ def _parsed(template: str) -> tuple[_Component, ...]:
         if specification or conversion or not name or re.search(r"[.\[\]{}]|\A\d+\Z", name):
             raise refuse("may hold plain field names only in its braces")
         components[-1].append(("", name))
-    literals = ["".join(literal for literal, name in c if name is None) for c in components]
-    is_literal = [all(name is None for _, name in component) for component in components]
-    if all(is_literal):
+    # Each component as it stands, with a NUL for a field.
+    shapes = ["".join("\0" if name else text for text, name in c) for c in components]
+    if "\0" not in "".join(shapes):
         raise refuse("holds no field in braces, so all assets would have one name")
-    if (is_literal[0] and literals[0] == "" and len(components) > 1) or re.match(
-        r"[A-Za-z]:", literals[0]
-    ):
+    if (len(shapes) > 1 and not shapes[0]) or re.match("[A-Za-z]:", shapes[0]):
         raise refuse("must be relative to the output folder")
-    if any(
-        plain and text.strip() == ".." for plain, text in zip(is_literal, literals, strict=True)
-    ):
+    if ".." in (shape.strip() for shape in shapes):
         raise refuse("leads out of the output folder")
-    if is_literal[-1] and not literals[-1].strip(" ."):
+    if not shapes[-1].strip(" ."):
         raise refuse("ends with a folder; the file's name is missing")
     return tuple(tuple(component) for component in components)
 

@@ -84,9 +84,10 @@ def process(job: Job, context: Context) -> Outcome:
     """Do one attempt at one asset and say what became of it. Runs in a worker thread."""
     clock = StageClock()
     try:
+        notes: tuple[str, ...] = ()
+        recognition: Recognition | None = None
         if job.published_json is not None:
             transcript = read_published(context.root, job.published_json)
-            recognition, notes = None, ()
         else:
             with clock.stage("fetch"):
                 path = fetch(job)

@@ -1,4 +1,7 @@
-"""Which assets of a manifest a run takes, and in which order. Pure."""
+"""Which assets of a manifest a run takes, and in which order.
+
+Pure, but that durations which the manifest does not tell are asked for, in several threads.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,8 @@ from audio_batch.errors import UsageError
 from audio_batch.manifest import Asset
 from audio_batch.text import for_terminal
 
+_PROBERS = 8
+
 
 class Order(StrEnum):
     """In which order assets are begun."""
@@ -25,9 +30,6 @@ class Order(StrEnum):
     LONGEST = "longest"
     SHORTEST = "shortest"
     PRIORITY = "priority"
-
-
-_PROBERS = 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,16 +6,16 @@ the tests of decoding, and by those of whole runs for bad assets of many kinds.
 
 from __future__ import annotations
 
-import io
 import os
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
-from recordings import FLOAT, caf, encode, pcm16, sweep, wav
+from recordings import FLOAT, encode, pcm16, sweep, wav
 
 from audio_batch.errors import ErrorKind
 
@@ -61,9 +61,12 @@ def base(name: str) -> bytes:
         "wav": ("pcm_s16le", "wav", 16_000),
     }[name]
     options = {"movflags": "faststart"} if name == "m4a index first" else {}
-    buffer = io.BytesIO()
-    encode(buffer, codec, [sweep(seconds, rate_hz)], rate_hz, container=container, options=options)
-    return buffer.getvalue()
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "base"
+        encode(
+            path, codec, [sweep(seconds, rate_hz)], rate_hz, container=container, options=options
+        )
+        return path.read_bytes()
 
 
 def _bytes(content: Callable[[], bytes]) -> Callable[[Path], object]:
@@ -168,7 +171,7 @@ def _zeros(path: Path) -> None:
 BAD, GONE = ErrorKind.MEDIA_DAMAGED, ErrorKind.INPUT_MISSING
 CASES: dict[str, Case] = {
     # no recording at all
-    "missing": Case(lambda path: None, kind=GONE),
+    "missing": Case(lambda _: None, kind=GONE),
     "folder": Case(Path.mkdir, kind=ErrorKind.INPUT_NOT_A_FILE),
     "pipe": Case(_fifo, kind=ErrorKind.INPUT_NOT_A_FILE, posix_only=True),
     "device": Case(_zeros, kind=ErrorKind.INPUT_NOT_A_FILE, posix_only=True),
@@ -202,7 +205,7 @@ CASES: dict[str, Case] = {
     "mp3 cut at 50 %": Case(_cut("mp3", 0.5), ".mp3", state="truncated", seconds=30, note="60.0 s"),
     "mp3 cut at 99 %": Case(_cut("mp3", 0.99), ".mp3", seconds=59.4, note="ends early: 59.4 s"),
     "flac cut at 1 %": Case(_cut("flac", 0.01), ".flac", kind=BAD),
-    "flac cut at 50 %": Case(_cut("flac", 0.5), ".flac", state="truncated", seconds=10, note="20."),
+    "flac cut at 50 %": Case(_cut("flac", 0.5), ".flac", state="truncated", note="of 20.0 s"),
     "flac cut at 99 %": Case(_cut("flac", 0.99), ".flac", note="ends early"),
     "m4a cut at 1 %": Case(_cut("m4a", 0.01), ".m4a", kind=BAD),
     "m4a cut at 50 %": Case(_cut("m4a", 0.5), ".m4a", kind=BAD),

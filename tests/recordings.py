@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import struct
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ PCM, FLOAT = 1, 3
 
 
 def sweep(seconds: float, rate_hz: int, channels: int = 1) -> NDArray[np.float32]:
-    """Something like speech for an encoder: a rising tone in a little noise; (channels, samples)."""
+    """A rising tone in a little noise, shaped (channels, samples)."""
     t = np.arange(round(seconds * rate_hz)) / rate_hz
     noise = np.random.default_rng(1).standard_normal(t.size)
     x = 0.3 * np.sin(2 * np.pi * (200 * t + 10 * t * t / max(seconds, 1))) + 0.02 * noise
@@ -36,7 +35,7 @@ def beep_time_s(samples: NDArray[np.float32], rate_hz: int = 16_000) -> float:
 
 
 def encode(
-    file: Path | io.BytesIO,
+    path: Path,
     codec: str,
     sounds: list[NDArray[np.float32]],
     rate_hz: int,
@@ -60,8 +59,7 @@ def encode(
         video_s: length of a small film beside the sound.
         default: which audio stream is the default one.
     """
-    target: Any = file if isinstance(file, io.BytesIO) else str(file)
-    with av.open(target, "w", format=container, options=options or {}) as out:
+    with av.open(str(path), "w", format=container, options=options or {}) as out:
         film = out.add_stream("mpeg4", rate=10) if video_s else None
         streams = []
         for number in range(len(sounds)):
@@ -126,7 +124,7 @@ def wav(
 
 
 def caf(data: bytes, labels: list[int], *, rate_hz: int = 16_000) -> bytes:
-    """A Core Audio file of big-endian 16-bit samples whose channels bear these labels (2 = right)."""
+    """A Core Audio file of big-endian 16-bit samples; the labels name its channels (2: right)."""
     count = len(labels)
     desc = struct.pack(">d4sIIIII", rate_hz, b"lpcm", 0, 2 * count, 1, count, 16)
     chan = struct.pack(">III", 0, 0, count)

@@ -73,7 +73,7 @@ def check(
 
     settings, _ = merge(flags, config=config, manifest=manifest)
     try:
-        loaded, chosen = read_assets(Request(manifest, settings))
+        loaded, chosen = read_assets(Request(manifest.expanduser(), settings))
     except ManifestError as error:
         if as_json:
             _print_json({"valid": False, "error": str(error), "problems": error.problems})
@@ -98,9 +98,7 @@ def check(
 
 @app.command("create")
 def create(
-    paths: Annotated[
-        list[str], typer.Argument(metavar="PATH...", help="Files, folders or patterns.")
-    ],
+    paths: Annotated[list[str], typer.Argument(metavar="PATH", help="Files, folders or patterns.")],
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE", help="The manifest; - is stdout.")
     ],
