@@ -146,6 +146,7 @@ class LiveReporter:
         self,
         console: Console,
         loads: Callable[[], Sequence[DeviceLoad]],
+        total_audio_s: Callable[[], float | None],
         *,
         quiet: bool = False,
         verbose: bool = False,
@@ -167,8 +168,9 @@ class LiveReporter:
             TextColumn("{task.fields[counts]}"),
             console=console,
         )
-        self._task = self._bar.add_task("waiting", total=None, counts="")
-        self._total_s: float | None = None
+        self._task = self._bar.add_task("audio", total=None, counts="")
+        self._todo = 0
+        self._total_audio_s = total_audio_s
         self._live = Live(
             get_renderable=self._draw, console=console, refresh_per_second=4, transient=True
         )
@@ -178,13 +180,8 @@ class LiveReporter:
         self._lines.handle(event)
         match event:
             case events.RunStarted():
-                self._total_s = event.todo_audio_s
                 self._todo = event.todo
-                self._bar.update(
-                    self._task,
-                    description="transcribing",
-                    total=event.todo_audio_s or event.todo,
-                )
+                self._begun_s = time.monotonic()
                 self._print(_opening(event))
                 self._live.start()
             case events.AssetStarted():
@@ -230,27 +227,33 @@ class LiveReporter:
             self._console.print(escape(for_terminal(text)), style=style, highlight=False)
 
     def _update(self) -> None:
-        partial_s = sum(self._positions.values())
-        heard_s = self._audio_s + partial_s
+        heard_s = self._audio_s + sum(list(self._positions.values()))
         wall_s = max(1e-6, time.monotonic() - self._begun_s)
         ended = self._counts["done"] + self._counts["failed"]
-        parts = [f"{ended}/{getattr(self, '_todo', '?')}"]
+        parts = [f"{ended}/{self._todo}"]
         if self._counts["failed"]:
             parts.append(f"[red]{self._counts['failed']} failed[/red]")
+        total_s = self._total_audio_s()
+        if total_s:
+            parts.append(f"{clock(heard_s)} of {clock(total_s)}")
         if heard_s > 0:
             parts.append(f"{heard_s / wall_s:.1f}x")
-            if self._total_s:
-                left_s = max(0.0, self._total_s - heard_s) * wall_s / heard_s
+            if total_s:
+                left_s = max(0.0, total_s - heard_s) * wall_s / heard_s
                 parts.append(f"{clock(left_s)} left")
-        completed = min(heard_s, self._total_s) if self._total_s else ended
-        self._bar.update(self._task, completed=completed, counts="  ".join(parts))
+        # Failed assets leave no seconds behind, and an estimate may be passed: never beyond full.
+        total = total_s or float(self._todo)
+        completed = min(heard_s if total_s else ended, total)
+        self._bar.update(self._task, completed=completed, total=total, counts="  ".join(parts))
 
     def _draw(self) -> RenderableType:
+        """Also called by the display's own thread, hence the copies (`list`) of what may change."""
+        self._update()
         table = Table.grid(padding=(0, 2))
         for load in self._loads():
             busy = "" if load.utilization_pct is None else f"{load.utilization_pct:.0f}% util"
             names = []
-            for asset_id, started in self._running.get(load.device.id, {}).items():
+            for asset_id, started in list(self._running.get(load.device.id, {}).items()):
                 position, length = self._positions.get(asset_id), self._lengths.get(asset_id)
                 share = f" {100 * position / length:.0f}%" if position and length else ""
                 names.append(escape(for_terminal(started.name)) + share)

@@ -23,10 +23,10 @@ from typing import Any
 from audio_batch import __version__, events, models, summary
 from audio_batch.assembly import Fleet, build_options, find_model, load_models, open_fleet
 from audio_batch.config import Settings
-from audio_batch.errors import AssetError, ExitCode, UsageError
+from audio_batch.errors import ExitCode, UsageError
 from audio_batch.formats import FORMATS
 from audio_batch.journal import Journal
-from audio_batch.manifest import Asset, Manifest, load
+from audio_batch.manifest import Asset, Manifest, load, parse_fields
 from audio_batch.media import MediaLimits
 from audio_batch.naming import OutputNamer
 from audio_batch.options import RunOptions
@@ -37,6 +37,7 @@ from audio_batch.reporters import Reporter
 from audio_batch.runner import Runner, RunResult
 from audio_batch.selection import matcher, parse_condition, select
 from audio_batch.storage import OutputFolder
+from audio_batch.survey import Survey, declared_duration_s
 
 _log = logging.getLogger("audio_batch.session")
 
@@ -66,7 +67,7 @@ class Request:
 class Interface:
     """What a session needs from whoever started it: a reporter for its fleet, and an answer."""
 
-    def reporter(self, fleet: Fleet) -> Reporter:
+    def reporter(self, fleet: Fleet, survey: Survey) -> Reporter:
         """Open the reporter of this run."""
         raise NotImplementedError
 
@@ -153,7 +154,7 @@ def read_assets(request: Request) -> tuple[Manifest, list[Asset]]:
     manifest = load(
         request.manifest,
         root=settings.root,
-        fields=_fields(settings.field or ()),
+        fields=parse_fields(settings.field or ()),
         allow_missing=bool(settings.allow_missing),
         known_formats=frozenset(FORMATS),
         wanted=matcher(where, exclude),
@@ -174,23 +175,6 @@ def read_assets(request: Request) -> tuple[Manifest, list[Asset]]:
             remedy="`audio-batch manifest check` shows what they leave.",
         )
     return manifest, assets
-
-
-def _fields(texts: Sequence[str]) -> dict[str, str]:
-    pairs = [text.partition("=") for text in texts]
-    if bad := next((text for text, (_, sign, _) in zip(texts, pairs, strict=True) if not sign), ""):
-        raise UsageError(f"--field {bad!r} cannot be read.", remedy="Write it as uri=file_name.")
-    return {ours: theirs for ours, _, theirs in pairs}
-
-
-def declared_duration_s(asset: Asset) -> float | None:
-    """What the container declares, in seconds; None where it does not, or cannot be read."""
-    from audio_batch.media import probe
-
-    try:
-        return probe(asset.path).duration_s if asset.path is not None else None
-    except AssetError:
-        return None
 
 
 def _speaker_notice(assets: Sequence[Asset], interface: Interface) -> None:
@@ -249,7 +233,8 @@ def _run(
     fleet: Fleet,
     interface: Interface,
 ) -> RunResult:
-    reporter = interface.reporter(fleet)
+    survey = Survey([item.asset for item in todo if item.action is Action.TRANSCRIBE])
+    reporter = interface.reporter(fleet, survey)
     recognizers = load_models(options, model, fleet)
 
     def open_pool(progress: Callable[[Job, str, float, float], None]) -> ThreadPool:
@@ -295,6 +280,7 @@ def _run(
         with _signals(runner), _crash_report(folder.crash_log_path):
             return runner.run(todo)
     finally:
+        survey.stop()
         reporter.close()
 
 

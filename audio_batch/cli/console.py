@@ -15,6 +15,7 @@ from audio_batch.assembly import Fleet
 from audio_batch.config import Settings
 from audio_batch.reporters import LiveReporter, LogReporter, Reporter
 from audio_batch.session import Interface, Request, execute
+from audio_batch.survey import Survey
 
 ANSWER_WITHIN_S = 60.0
 """An unanswered question goes on by itself: the person may be asleep."""
@@ -62,13 +63,15 @@ class ConsoleInterface(Interface):
             log_format=settings.log_format or "plain",
         )
 
-    def reporter(self, fleet: Fleet) -> Reporter:
+    def reporter(self, fleet: Fleet, survey: Survey) -> Reporter:
         """See `Interface.reporter`."""
         if not self._on_terminal:
             return LogReporter()
+        survey.start()
         self._live = LiveReporter(
             self._console,
             fleet.balancer.loads,
+            survey.total_s,
             quiet=bool(self._settings.quiet),
             verbose=bool(self._settings.verbose),
         )

@@ -1,0 +1,75 @@
+"""The live display on a real pseudo-terminal."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from program import command, environment, write_manifest
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX pseudo-terminal")
+
+ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def on_terminal(folder: Path, *arguments: object, answers: dict[str, str]) -> tuple[int, str]:
+    """Run the program on a terminal of its own, typing each answer when its question appears."""
+    import pty
+
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(folder)
+        line = command(*arguments)
+        env = environment(TERM="xterm", COLUMNS="120", LINES="30")
+        os.execvpe(line[0], line, env)
+    shown, waiting = "", dict(answers)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        try:
+            shown += os.read(terminal, 65536).decode("utf-8", "replace")
+        except OSError:  # the other end is closed: the program has ended
+            break
+        for question, answer in list(waiting.items()):
+            if question in shown:
+                os.write(terminal, f"{answer}\n".encode())
+                del waiting[question]
+    _, status = os.waitpid(pid, 0)
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(status), ESCAPE.sub("", shown)
+
+
+NIGHT = ("run", "manifest.json", "--engine", "null", "--model", "null:400", "-o", "out")
+
+
+def test_the_display_shows_devices_assets_seconds_and_failures_as_they_come(
+    tmp_path: Path,
+) -> None:
+    write_manifest(tmp_path, 6)
+    (tmp_path / "audio/tone-001.wav").write_text("no recording")
+    code, shown = on_terminal(tmp_path, *NIGHT, "--yes", answers={})
+    assert code == 3
+    assert "tone-004" in shown
+    assert re.search(r"cpu +1/1", shown)
+    assert re.search(r"\d/6 +1 failed +0:0\d of 0:0\d +[\d.]+x +0:0\d left", shown)
+    assert "Failed: tone-001" in shown
+    assert "done now" in shown
+    assert "GPU Balancer Status" not in shown
+
+
+def test_without_yes_a_failure_asks_and_no_stops(tmp_path: Path) -> None:
+    write_manifest(tmp_path, 6)
+    (tmp_path / "audio/tone-001.wav").write_text("no recording")
+    code, shown = on_terminal(tmp_path, *NIGHT, answers={"Go on with the others?": "n"})
+    assert code == 3
+    assert "not done yet" in shown
+
+
+def test_no_progress_gives_plain_lines_on_a_terminal_too(tmp_path: Path) -> None:
+    write_manifest(tmp_path, 2)
+    code, shown = on_terminal(tmp_path, *NIGHT, "--no-progress", answers={})
+    assert code == 0
+    assert "INFO - [1/2] Processing: tone-000" in shown
