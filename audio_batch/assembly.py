@@ -188,6 +188,9 @@ def open_fleet(options: RunOptions) -> Fleet:
         UsageError, SetupError: see `resolve_devices` and `parse_max_per_gpu`.
     """
     pin_device_order(os.environ)
+    # Half the precision that float32 needs at eight times its speed, from Ampere on; CTranslate2's
+    # float16 and int8 use tensor cores anyway, this is for whatever runs on torch beside it.
+    os.environ.setdefault("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "1")
     sampler = Sampler().start()
     try:
         devices = resolve_devices(options.device, sampler.latest(), environ=os.environ)

@@ -110,17 +110,27 @@ class Journal:
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
         with self._translated():
-            if read_only:
-                uri = f"{path.resolve().as_uri()}?mode=ro"
-                self._db = sqlite3.connect(uri, uri=True, timeout=30, isolation_level=None)
-            else:
-                self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
-            self._db.row_factory = sqlite3.Row
-            if not read_only:
-                self._db.execute("PRAGMA journal_mode=DELETE")
-                self._db.execute("PRAGMA synchronous=FULL")
-                self._db.execute("PRAGMA foreign_keys=ON")
-            self._open_schema(read_only)
+            try:
+                self._open(read_only)
+            except sqlite3.OperationalError as error:
+                # A killed run left a transaction to roll back, which a reader may not do: open it
+                # for writing once. SQLite's own locks keep this safe beside a run at work.
+                if not read_only or "readonly" not in str(error):
+                    raise
+                self._open(read_only=False)
+
+    def _open(self, read_only: bool) -> None:
+        if read_only:
+            uri = f"{self.path.resolve().as_uri()}?mode=ro"
+            self._db = sqlite3.connect(uri, uri=True, timeout=30, isolation_level=None)
+        else:
+            self._db = sqlite3.connect(self.path, timeout=30, isolation_level=None)
+        self._db.row_factory = sqlite3.Row
+        if not read_only:
+            self._db.execute("PRAGMA journal_mode=DELETE")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.execute("PRAGMA foreign_keys=ON")
+        self._open_schema(read_only)
 
     def _open_schema(self, read_only: bool) -> None:
         empty = not self._db.execute("SELECT name FROM sqlite_master LIMIT 1").fetchone()

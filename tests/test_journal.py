@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -157,6 +159,32 @@ def test_damage_is_diagnosed_with_a_remedy(path: Path, damage: object) -> None:
     path.write_bytes(damage(path.read_bytes()))  # type: ignore[operator]
     with pytest.raises(SetupError, match=r"damaged.*Your outputs are untouched"):
         list(Journal(path).entries())
+
+
+TORN = """
+import os, sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("PRAGMA cache_size=1")
+db.execute("BEGIN IMMEDIATE")
+db.execute("UPDATE assets SET state = 'failed'")
+db.executemany(
+    "INSERT INTO attempts (asset_id, run_id, state, started_at) VALUES (?, 1, 'running', 0)",
+    [("x" * 500,)] * 2000,
+)
+os._exit(9)
+"""
+
+
+def test_a_reader_rolls_back_what_a_killed_writer_left(path: Path) -> None:
+    journal = opened(path)
+    start(journal)
+    journal.finish(done())
+    journal.close()
+    subprocess.run([sys.executable, "-c", TORN, str(path)], check=False)
+    assert path.with_name(f"{path.name}-journal").stat().st_size > 0
+    reader = Journal(path, read_only=True)
+    assert [entry.state for entry in reader.entries()] == [State.DONE]
+    assert reader.attempt_count() == 1
 
 
 def test_a_newer_journal_is_refused(path: Path) -> None:

@@ -128,10 +128,10 @@ def _chosen(
 ) -> OpenMedia:
     path = source.path
     streams = list(container.streams.audio)
-    if not len(container.streams):  # an index that breaks off before its first entry
-        raise translate(ValueError("no streams"), path, source.head)
     has_video = any(_is_moving(s) for s in container.streams.video)
-    number = _choose(path, streams, index, has_video)
+    if not streams and not has_video:  # an index that breaks off after its first entries
+        raise translate(ValueError("no streams"), path, source.head)
+    number = _choose(path, streams, index)
     stream = streams[number]
     for other in container.streams:
         if other is not stream:
@@ -186,13 +186,14 @@ def _is_moving(stream: Any) -> bool:
     return not stream.disposition & still
 
 
-def _choose(path: Path, streams: list[Any], index: int | None, has_video: bool) -> int:
+def _choose(path: Path, streams: list[Any], index: int | None) -> int:
     """The number of the stream to decode: the asked one, the default one, the first decodable."""
     name = shown(path)
     if not streams:
-        what = "holds video but no sound" if has_video else "holds no sound"
         raise AssetError(
-            ErrorKind.NO_AUDIO_STREAM, f"{name} {what}.", remedy="Leave it out of the manifest."
+            ErrorKind.NO_AUDIO_STREAM,
+            f"{name} holds video but no sound.",
+            remedy="Leave it out of the manifest.",
         )
     if index is not None and not 0 <= index < len(streams):
         have = "one audio stream" if len(streams) == 1 else f"{len(streams)} audio streams"

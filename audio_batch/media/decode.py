@@ -177,18 +177,19 @@ class _Take:
         self._limits = limits
         self._store = SampleStore()
         self._gaps: list[tuple[int, int]] = []
+        self._gap_samples = 0
         self._mixer: Mixer | None = None
         self._position_s = 0.0
-        names = set(media.info.container.split(","))
-        self._time_base_s = float(media.stream.time_base or 0) if names & _TIMED else 0.0
+        self._names = set(media.info.container.split(","))
+        self._time_base_s = float(media.stream.time_base or 0) if self._names & _TIMED else 0.0
         self._origin_s = media.start_s
-        self._muting = names & {"mov", "matroska", "flv"}
+        self._sound_bytes = 0
         self._packet_end: int | None = None
 
     @property
     def total_s(self) -> float:
         """The length on the timeline: sound and kept gaps."""
-        gaps = sum(length for _, length in self._gaps) if self.gaps_kept else 0
+        gaps = self._gap_samples if self.gaps_kept else 0
         return (self._store.count + gaps) / SAMPLE_RATE_HZ
 
     def add(self, packet: Any, frame: Any) -> None:
@@ -201,9 +202,12 @@ class _Take:
         if frame.samples == 0 or frame.sample_rate <= 0:
             return
         if packet is not None:  # else the decoder is being emptied: it read nothing new
-            if frame.pts is not None and self._time_base_s:
+            if self._time_base_s and frame.pts is not None:
                 self._keep_time(packet, frame.pts * self._time_base_s)
+            elif "mp3" in self._names:
+                self._measure_skipped(packet)
             self.losses.sound_came()
+            self._sound_bytes += packet.size
             self._packet_end = None if packet.pos is None else packet.pos + packet.size
         if self._mixer is None or not self._mixer.takes(frame):
             channels = frame.layout.nb_channels
@@ -215,10 +219,10 @@ class _Take:
         self._position_s += duration_s
         for samples in self._mixer.mix(frame):
             self._store.append(samples)
-        if self._position_s > self._limits.max_duration_s:
+        if self.total_s > self._limits.max_duration_s:
             raise over_limit(
                 self._media.source.path,
-                f"is longer than {self._limits.max_duration_s / 3600:g} hours",
+                f"is longer than {self._limits.max_duration_s / 3600:.3g} hours",
                 "Raise the limit (--max-duration) if that is right, or cut the recording.",
             )
 
@@ -249,6 +253,16 @@ class _Take:
         elif not -_MIN_RESTART_S < lag_s <= _MIN_GAP_S:
             self._origin_s += lag_s
 
+    def _measure_skipped(self, packet: Any) -> None:
+        """MP3 stores no times, but its packets follow each other closely: how long what was skipped
+        took is known from its size. Only in a file that counts its frames; in others the skipped
+        bytes may as well be the tags of files that were joined."""
+        if self._media.declared_s is None or self._packet_end is None or packet.pos is None:
+            return
+        skipped_s = (packet.pos - self._packet_end) * self.sound_s / self._sound_bytes
+        if skipped_s > _MIN_GAP_S and self._is_vouched(skipped_s):
+            self._leave_gap(packet, skipped_s)
+
     def _is_vouched(self, gap_s: float) -> bool:
         declared_s = self._media.declared_s
         if declared_s is None:
@@ -261,15 +275,19 @@ class _Take:
                 self.losses.gaps_s += gap_s
             else:
                 self.losses.muted_s += gap_s
-        self._gaps.append((self._store.count, round(gap_s * SAMPLE_RATE_HZ)))
+        length = round(gap_s * SAMPLE_RATE_HZ)
+        self._gaps.append((self._store.count, length))
+        self._gap_samples += length
         self._position_s += gap_s
 
     def _stored_nothing(self, packet: Any) -> bool:
         """Whether a gap is the recorder's own: the index of an MP4 says so; in Matroska and FLV
         the packet behind it follows the one before it without a foreign byte between them."""
-        if "mov" in self._muting:
+        if "mov" in self._names:
             return True
-        if not self._muting or packet.pos is None or self._packet_end is None:
+        if not self._names & {"matroska", "flv"}:
+            return False
+        if packet.pos is None or self._packet_end is None:
             return False
         return bool(0 <= packet.pos - self._packet_end <= _ADJACENT_BYTES)
 
