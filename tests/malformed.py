@@ -110,7 +110,7 @@ def _channels(count: int) -> Callable[[Path], object]:
 def _floats(strange: float, dtype: str = "<f4") -> Callable[[Path], object]:
     def content() -> bytes:
         values = sweep(2, 16_000)[0].astype(dtype)
-        values[::100] = strange
+        values[::50] = strange
         return wav(values.tobytes(), bits=8 * values.itemsize, kind=FLOAT)
 
     return _bytes(content)
