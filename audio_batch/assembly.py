@@ -60,6 +60,11 @@ def build_options(settings: Settings, model: models.ModelReference) -> RunOption
     decoding, batch_size = resolve_decoding(
         _decoding_settings(settings), preset=settings.preset, model_defaults=model.defaults
     )
+    if settings.highlight_words and not decoding.word_timestamps:
+        raise UsageError(
+            "--highlight-words needs the times of words.",
+            remedy="Add --word-timestamps (--preset fast leaves them out).",
+        )
     policy = settings.policy or "least-loaded"
     if policy not in POLICIES:
         raise UsageError(f"There is no policy {policy!r}; known: {', '.join(POLICIES)}.")

@@ -126,15 +126,14 @@ def resolve_decoding(
                     remedy="Add --batch-size 1 (or --preset quality).",
                 )
             merged.pop(key, None)
-        temperature = merged.get("temperature", (0.0,))
-        if len(temperature) > 1:
-            if "temperature" in named:
-                raise UsageError(
-                    "A list of temperatures is a fallback ladder, which batched decoding does "
-                    "not have.",
-                    remedy="Give one --temperature, or add --batch-size 1.",
-                )
-            merged["temperature"] = temperature[:1]
+        # The batched pipeline never samples: it takes the likeliest token at any temperature.
+        if any(named.get("temperature", ())):
+            raise UsageError(
+                "--temperature has no effect in batched decoding: it neither samples nor falls "
+                "back.",
+                remedy="Leave it at 0, or add --batch-size 1 (or --preset quality).",
+            )
+        merged["temperature"] = (0.0,)
     else:
         merged.setdefault("temperature", TEMPERATURE_LADDER)
     merged["temperature"] = tuple(float(t) for t in merged.get("temperature", (0.0,)))
@@ -166,11 +165,18 @@ def _check(options: DecodingOptions, named: Mapping[str, Any]) -> None:
         if value is not None and not low <= value <= high:
             raise UsageError(f"--{name} must be from {low:g} to {high:g}, not {value:g}.")
     if options.vad_method == "none":
-        for key in ("vad_onset", "vad_offset", "vad_min_speech_ms", "vad_min_silence_ms"):
-            if key in named:
+        for key in named:
+            if key.startswith("vad_") and key != "vad_method":
                 raise UsageError(
                     f"--{key.replace('_', '-')} has no effect with --vad-method none.",
                     remedy="Leave one of the two out.",
+                )
+    if options.beam_size == 1:
+        for key in ("patience", "length_penalty"):
+            if key in named:
+                raise UsageError(
+                    f"--{key.replace('_', '-')} has no effect with one beam.",
+                    remedy="Leave it out, or give a --beam-size above 1.",
                 )
     if (
         options.vad_onset is not None

@@ -51,8 +51,11 @@ def test_a_model_may_carry_defaults_for_both_modes() -> None:
 def test_the_ladder_belongs_to_the_sequential_mode() -> None:
     assert resolve(batch_size=1).temperature == TEMPERATURE_LADDER
     assert resolve().temperature == (0.0,)
-    with pytest.raises(UsageError, match="ladder"):
-        resolve(temperature=(0.0, 0.2))
+    assert resolve(temperature=(0.0,)).temperature == (0.0,)
+    for ladder in [(0.0, 0.2), (0.5,)]:
+        with pytest.raises(UsageError, match="batched decoding"):
+            resolve(temperature=ladder)
+        assert resolve(temperature=ladder, batch_size=1).temperature == ladder
 
 
 def test_batch_size_one_is_the_sequential_mode() -> None:
@@ -73,7 +76,9 @@ def test_batch_size_one_is_the_sequential_mode() -> None:
         ({"vad_onset": 1.5}, "--vad-onset"),
         ({"vad_onset": 0.3, "vad_offset": 0.4}, "above --vad-onset"),
         ({"vad_method": "none", "vad_onset": 0.3}, "no effect with --vad-method none"),
-        ({"temperature": (3.0,)}, "--temperature"),
+        ({"vad_method": "none", "vad_pad_ms": 3}, "no effect with --vad-method none"),
+        ({"temperature": (3.0,), "batch_size": 1}, "--temperature"),
+        ({"beam_size": 1, "patience": 2.0}, "no effect with one beam"),
         (
             {
                 "hallucination_silence_threshold": 2.0,

@@ -16,6 +16,7 @@ def _option(flag: str, help: str) -> Any:
         rich_help_panel="Which assets",
         envvar=f"AUDIO_BATCH_{name.upper().replace('-', '_')}",
         show_default=False,
+        show_envvar=False,
     )
 
 

@@ -15,7 +15,13 @@ def opt(help: str, *names: str, panel: str, **more: Any) -> Any:
     long = next(name for name in names if name.startswith("--")).split("/")[0]
     variable = "AUDIO_BATCH_" + long.removeprefix("--").upper().replace("-", "_")
     return typer.Option(
-        *names, help=help, rich_help_panel=panel, envvar=variable, show_default=False, **more
+        *names,
+        help=help,
+        rich_help_panel=panel,
+        envvar=variable,
+        show_default=False,
+        show_envvar=False,
+        **more,
     )
 
 
@@ -329,7 +335,8 @@ def run(
 ) -> int:
     """Transcribe the assets of a manifest; run again, it does only what is not done.
 
-    Settings come from flags, else AUDIO_BATCH_* variables, else audio-batch.toml.
+    Every setting comes from its flag, else its variable (--max-per-gpu: AUDIO_BATCH_MAX_PER_GPU),
+    else audio-batch.toml, else the \\[default].
     """
     flags = dict(locals())
     flags.pop("manifest"), flags.pop("config")
