@@ -242,10 +242,15 @@ def _decoding_defaults(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise SetupError(f"{path} is not readable as JSON: {error}.") from error
+        raise SetupError(
+            f"{path} is not readable as JSON: {error}.", remedy="Mend it, or remove it."
+        ) from error
     if not isinstance(values, dict) or not set(values) <= MODEL_DEFAULT_KEYS:
         unknown = sorted(set(values) - MODEL_DEFAULT_KEYS) if isinstance(values, dict) else []
-        raise SetupError(f"{path} holds settings that are not known: {', '.join(unknown)}.")
+        raise SetupError(
+            f"{path} holds settings that are not known: {', '.join(unknown) or 'no object'}.",
+            remedy=f"Known: {', '.join(sorted(MODEL_DEFAULT_KEYS))}.",
+        )
     if isinstance(values.get("temperature"), (int, float)):
         values["temperature"] = (values["temperature"],)
     return values

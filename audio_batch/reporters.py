@@ -243,7 +243,7 @@ class LiveReporter:
                 parts.append(f"{clock(left_s)} left")
         # Failed assets leave no seconds behind, and an estimate may be passed: never beyond full.
         total = total_s or float(self._todo)
-        completed = min(heard_s if total_s else ended, total)
+        completed = min(heard_s if total_s else ended, total) if ended < self._todo else total
         self._bar.update(self._task, completed=completed, total=total, counts="  ".join(parts))
 
     def _draw(self) -> RenderableType:

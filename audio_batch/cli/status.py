@@ -80,7 +80,8 @@ def _show(counts: dict[str, int], entries: Sequence[JournalEntry], run: RunRecor
             ended = "has not ended (at work, or killed)"
         console.print(f"Last run: began {begun}, {ended}.", highlight=False)
     console.print(", ".join(f"{n} {state}" for state, n in counts.items() if n), highlight=False)
-    table = Table("id", "name", "state", "attempts", "device", "reason or notes")
+    table = Table("id", "name", "state", "attempts", "device")
+    table.add_column("reason or notes", overflow="fold")
     for entry in entries:
         remark = entry.error_text or "; ".join(entry.notes)
         cells = (entry.asset_id, entry.name, entry.state.value, str(entry.attempts))
