@@ -6,6 +6,7 @@ the tests of decoding, and by those of whole runs for bad assets of many kinds.
 
 from __future__ import annotations
 
+import base64
 import os
 import struct
 from collections.abc import Callable
@@ -20,6 +21,9 @@ from recordings import FLOAT, encode, pcm16, sweep, wav
 from audio_batch.errors import ErrorKind
 
 POSIX = os.name == "posix"
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
 EIGHT_BIT = {"bits": 8, "rate_hz": 8_000}
 
 
@@ -142,6 +146,27 @@ def _uncounted(path: Path) -> None:
     )
 
 
+def _lost_chunks(path: Path) -> None:
+    """Two entries of the index point beyond the end of the file."""
+    encode(path, "aac", [sweep(20, 16_000)], 16_000, container="mp4", video_s=20)
+    data = bytearray(path.read_bytes())
+    table = data.rindex(b"stco")
+    count = int.from_bytes(data[table + 8 : table + 12], "big")
+    for entry in range(count // 3, count // 3 + 2):
+        struct.pack_into(">I", data, table + 12 + 4 * entry, 0x7FFFFF00)
+    path.write_bytes(data)
+
+
+def _wrong_clock(path: Path) -> None:
+    """The second of four blocks of 5 s says that it begins at 13 s; the third is right again."""
+    data = bytearray(base("webm"))
+    cluster = data.index(b"\x1f\x43\xb6\x75", data.index(b"\x1f\x43\xb6\x75") + 4)
+    clock = data.index(b"\xe7", cluster + 5)
+    width = data[clock + 1] & 0x7F
+    data[clock + 2 : clock + 2 + width] = (13_000).to_bytes(width, "big")
+    path.write_bytes(data)
+
+
 def _no_index(path: Path) -> None:
     data = base("m4a")
     path.write_bytes(data[: data.rindex(b"moov") - 4])
@@ -179,6 +204,13 @@ CASES: dict[str, Case] = {
     "1 byte": Case(_bytes(lambda: b"R"), kind=ErrorKind.NOT_MEDIA),
     "text": Case(_bytes(lambda: b"Dear diary,\n" * 400), kind=ErrorKind.NOT_MEDIA),
     "zeros": Case(_bytes(lambda: bytes(100_000)), kind=ErrorKind.NOT_MEDIA),
+    "text that any raw decoder takes": Case(
+        _bytes(lambda: b"Dear diary,\n" * 400), ".g722", kind=ErrorKind.NOT_MEDIA
+    ),
+    "picture": Case(_bytes(lambda: PNG), kind=ErrorKind.NOT_MEDIA),
+    "subtitles": Case(
+        _bytes(lambda: b"1\n00:00:01,000 --> 00:00:02,000\nHello\n\n" * 9), kind=ErrorKind.NOT_MEDIA
+    ),
     "playlist of itself": Case(
         lambda path: path.write_text(
             "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:10\n"
@@ -210,6 +242,10 @@ CASES: dict[str, Case] = {
     "m4a cut at 1 %": Case(_cut("m4a", 0.01), ".m4a", kind=BAD),
     "m4a cut at 50 %": Case(_cut("m4a", 0.5), ".m4a", kind=BAD),
     "m4a cut at 99 %": Case(_cut("m4a", 0.99), ".m4a", kind=BAD),
+    "m4a, index first, cut before its sound": Case(
+        _bytes(lambda: base("m4a index first")[: base("m4a index first").index(b"mdat") + 4]),
+        *(".m4a", BAD),
+    ),
     "m4a, index first, cut at 50 %": Case(
         _cut("m4a index first", 0.5), ".m4a", state="truncated", note="of 20.0 s"
     ),
@@ -232,6 +268,10 @@ CASES: dict[str, Case] = {
         _bytes(lambda: base("ogg flac") + base("ogg flac 44k")),
         *(".ogg", None, "damaged", 20.0, "packets failed"),
     ),
+    "mp4 with lost chunks": Case(
+        _lost_chunks, ".mp4", state="damaged", seconds=20, note="packets failed"
+    ),
+    "webm with a wrong clock": Case(_wrong_clock, ".webm", seconds=20, note="contradict"),
     # headers that lie
     "data size 0": Case(_wav(size=0), seconds=2.0),
     "data size odd": Case(_wav(size=63_999), seconds=2.0),

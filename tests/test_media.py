@@ -26,7 +26,7 @@ from audio_batch.media.container import FORMATS
 from audio_batch.media.failures import translate
 from audio_batch.media.source import Source, os_failure
 
-FOUND_BY_DECODING = {"header only"}
+FOUND_BY_DECODING = {"header only": None, "m4a, index first, cut before its sound": 20.0}
 UNFLAGGABLE = {".aac"}
 """Nothing in a bare stream of frames says how long it should be."""
 
@@ -78,7 +78,7 @@ def test_probe_refuses_what_decoding_refuses(name: str, tmp_path: Path) -> None:
     if case.kind is None:
         assert probe(path) == decode(path).info
     elif name in FOUND_BY_DECODING:
-        assert probe(path).duration_s is None
+        assert probe(path).duration_s == FOUND_BY_DECODING[name]
     else:
         with pytest.raises(AssetError) as caught:
             probe(path)
@@ -232,6 +232,24 @@ def run_python(code: str, *arguments: object) -> str:
     return done.stdout
 
 
+@pytest.mark.parametrize("codec", ["flac", "wavpack"])
+def test_a_damaged_frame_is_silence_and_not_noise(codec: str, tmp_path: Path) -> None:
+    path = tmp_path / "damaged"
+    sound = sweep(20, 16_000)
+    encode(path, codec, [sound], 16_000, container="matroska")
+    intact = decode(path).samples
+    data = bytearray(path.read_bytes())
+    for place in random.Random(3).sample(range(2_000, len(data) - 2_000), 5):
+        data[place : place + 4] = b"\xaa\x55\xaa\x55"
+    path.write_bytes(data)
+    audio = decode(path)
+    assert audio.state == "damaged"
+    size = min(intact.size, audio.samples.size)
+    wrong = np.abs(audio.samples[:size] - intact[:size]) > 0.01
+    assert wrong.any()
+    assert np.abs(audio.samples[:size][wrong]).max() == 0
+
+
 # ---------------------------------------------------------------- times
 
 
@@ -351,11 +369,12 @@ def test_a_film_longer_than_its_sound_is_complete(tmp_path: Path) -> None:
 
 
 def test_a_tag_that_is_no_utf8(tmp_path: Path) -> None:
-    path = tmp_path / "tagged.mp3"
-    text = b"\0Caf\xe9 \xff\xfe"
-    frame = b"TXXX" + len(text).to_bytes(4, "big") + b"\0\0" + text
-    path.write_bytes(b"ID3\3\0\0\0\0\0" + bytes([len(frame)]) + frame + base("mp3"))
-    assert decode(path).state == "complete"
+    path = tmp_path / "tagged.wav"
+    name = b"Caf\xe9\xff\0"
+    tag = b"INFOINAM" + len(name).to_bytes(4, "little") + name
+    plain = wav(pcm16(sweep(1, 16_000)))
+    path.write_bytes(plain[:36] + b"LIST" + len(tag).to_bytes(4, "little") + tag + plain[36:])
+    assert decode(path).duration_s == 1
 
 
 # ---------------------------------------------------------------- limits

@@ -13,7 +13,7 @@ import av
 import av.logging
 
 from audio_batch.errors import AssetError, ErrorKind
-from audio_batch.media.failures import damaged, over_limit, translate
+from audio_batch.media.failures import over_limit, translate
 from audio_batch.media.headers import Headers, read_headers
 from audio_batch.media.source import Source, shown
 from audio_batch.media.types import DEFAULT_LIMITS, MediaInfo, MediaLimits
@@ -45,8 +45,8 @@ _ESTIMATED = frozenset(
 _ONE_DURATION_FOR_ALL = frozenset({"asf", "flv", "matroska", "webm"})
 """Containers whose declared length is that of the longest stream, not of the sound."""
 
-# The default since PyAV 12; said here because FFmpeg would print to stderr, and because handing its
-# lines to Python's logging from many threads is known to deadlock.
+# PyAV's default, kept from being changed by others before us: FFmpeg itself would print to stderr,
+# and PyAV warns of handing FFmpeg's lines to Python's logging where there are several threads.
 av.logging.set_level(None)
 
 
@@ -102,7 +102,7 @@ def open_media(path: Path, limits: MediaLimits, audio_stream: int | None) -> Ite
                 )
             headers = read_headers(source)
             source.check()
-            # io_open is not needed: without a protocol nothing that the file names can be opened.
+            # FFmpeg is given the open file and no protocol: it cannot open any other one.
             with av.open(source, "r", container_options=_OPTIONS, **_OPEN_ARGUMENTS) as container:
                 source.check()
                 yield _chosen(source, container, headers, limits, audio_stream)
@@ -138,8 +138,6 @@ def _chosen(
             other.discard = av.stream.Discard.all
     channels = _settle_layout(stream)
     rate_hz = int(stream.codec_context.sample_rate)
-    if rate_hz <= 0 or channels <= 0:
-        raise damaged(path, f"declares {channels} channels at {rate_hz} Hz and cannot be decoded")
     check_limits(path, rate_hz, channels, limits)
     start = container.start_time
     start_s = None if start is None else start / av.time_base
@@ -171,10 +169,10 @@ def check_limits(path: Path, rate_hz: int, channels: int, limits: MediaLimits) -
             f"{limits.max_sample_rate_hz} Hz",
             "Its header is probably damaged; otherwise convert it to 16 kHz.",
         )
-    if channels > limits.max_channels:
+    if not 1 <= channels <= limits.max_channels:
         raise over_limit(
             path,
-            f"has {channels} channels, more than {limits.max_channels}",
+            f"has {channels} channels, outside 1 to {limits.max_channels}",
             "Its header is probably damaged; otherwise mix it down first.",
         )
 

@@ -11,11 +11,9 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from audio_batch.errors import AssetError, ErrorKind
 from audio_batch.media.container import OpenMedia, check_limits, open_media
-from audio_batch.media.failures import damaged, over_limit
+from audio_batch.media.failures import over_limit, without_sound
 from audio_batch.media.samples import Mixer, SampleStore, clean
-from audio_batch.media.source import shown
 from audio_batch.media.types import DEFAULT_LIMITS, SAMPLE_RATE_HZ, Audio, AudioState, MediaLimits
 
 _MAX_FAILURES_IN_A_ROW = 1_000
@@ -30,6 +28,9 @@ _TIMED = frozenset(
 )
 """Containers that store time stamps. In the others FFmpeg counts what it saw, which tells nothing
 of what was lost, and goes wrong where a stream changes its rate."""
+
+_CHECKED = frozenset({"flac", "wavpack"})
+"""Codecs whose frames carry check sums that every encoder writes well."""
 
 _MIN_GAP_S = 0.05
 """A jump of the clock that is filled with silence; below it lie rounded time stamps."""
@@ -78,8 +79,9 @@ def decode(
         for packet, frame in _frames(media, take.losses):
             take.add(packet, frame)
         samples = take.finish()
-        if take.sound_s == 0:
-            raise _nothing(media, take.losses)
+        if samples.size == 0:
+            missing_s = media.declared_s if take.sound_s == 0 else None
+            raise without_sound(path, take.losses.packets, missing_s)
         state, notes = _verdict(media, take)
         notes += clean(samples)
     return Audio(
@@ -122,8 +124,8 @@ def _frames(media: OpenMedia, losses: _Losses) -> Iterator[tuple[Any, Any]]:
     """Packets with the frames decoded from them; the decoder's last frames come with None."""
     context = media.stream.codec_context
     context.thread_count = 1  # the run's parallelism is over recordings
-    if media.info.codec == "flac":
-        # FLAC checks its sums only when told to, and would hand out noise for a damaged frame.
+    if media.info.codec in _CHECKED:
+        # Their decoders check sums only when told to, and else hand out noise for damaged frames.
         context.options = {"err_detect": "crccheck+explode"}
     for packet in _packets(media, losses):
         for frame in _decoded(context, packet, losses):
@@ -133,25 +135,32 @@ def _frames(media: OpenMedia, losses: _Losses) -> Iterator[tuple[Any, Any]]:
 
 
 def _packets(media: OpenMedia, losses: _Losses) -> Iterator[Any]:
-    # A generator that raised is finished: a new one goes on where the demuxer stands.
+    """The stream's packets. A generator that ended is finished for good: after an error a new one
+    goes on where the demuxer stands. In an MP4, whose index may point anywhere, even the end of
+    the file may be met before the last packet."""
+    has_index = "mov" in media.info.container.split(",")
     packets = media.container.demux(media.stream)
-    failures = 0
-    while failures < _MAX_FAILURES_IN_A_ROW:
+    errors = ends = 0
+    while errors + ends < _MAX_FAILURES_IN_A_ROW:
         try:
             packet = next(packets)
         except (StopIteration, IndexError):  # PyAV's last step stumbles over streams found late
-            return
+            if not has_index:
+                return
+            ends += 1
+            packets = media.container.demux(media.stream)
         except av.error.MemoryError:
             raise
         except av.FFmpegError:
-            failures += 1
+            errors += 1
             losses.packet_failed()
             packets = media.container.demux(media.stream)
-            continue
-        failures = 0
-        # An empty packet ends the decoder: the one that PyAV sends last is replaced by ours.
-        if packet.size:
-            yield packet
+        else:
+            # An empty packet ends the decoder: the one that PyAV sends last is replaced by ours.
+            if packet.size:
+                losses.since += ends
+                errors = ends = 0
+                yield packet
 
 
 def _decoded(context: Any, packet: Any, losses: _Losses) -> list[Any]:
@@ -222,7 +231,7 @@ class _Take:
         if self.total_s > self._limits.max_duration_s:
             raise over_limit(
                 self._media.source.path,
-                f"is longer than {self._limits.max_duration_s / 3600:.3g} hours",
+                f"is longer than the limit of {self._limits.max_duration_s:g} s",
                 "Raise the limit (--max-duration) if that is right, or cut the recording.",
             )
 
@@ -328,15 +337,3 @@ def _verdict(media: OpenMedia, take: _Take) -> tuple[AudioState, list[str]]:
     if losses.muted_s:
         notes.append(f"nothing was recorded for {losses.muted_s:.1f} s within, left silent")
     return state, notes
-
-
-def _nothing(media: OpenMedia, losses: _Losses) -> AssetError:
-    path = media.source.path
-    if losses.packets:
-        what = "its only packet is" if losses.packets == 1 else f"all {losses.packets} packets are"
-        return damaged(path, f"cannot be decoded: {what} damaged")
-    return AssetError(
-        ErrorKind.EMPTY_AUDIO,
-        f"{shown(path)} holds no audio samples.",
-        remedy="It has a header and no sound: record or copy it again.",
-    )

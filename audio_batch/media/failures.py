@@ -90,9 +90,21 @@ def translate(error: Exception, path: Path, head: bytes = b"") -> AssetError:
     )
 
 
-def damaged(path: Path, what: str) -> AssetError:
-    """A recording of which nothing, or nothing believable, could be decoded."""
-    return AssetError(ErrorKind.MEDIA_DAMAGED, f"{shown(path)} {what}.", remedy=_COPY_AGAIN)
+def without_sound(path: Path, failed_packets: int, declared_s: float | None) -> AssetError:
+    """A recording that opened, but of which not one sample came out."""
+    name = shown(path)
+    if failed_packets:
+        what = "its only packet is" if failed_packets == 1 else f"all {failed_packets} packets are"
+        message = f"{name} cannot be decoded: {what} damaged or copy-protected."
+    elif declared_s:
+        message = f"{name} is cut off: none of the {declared_s:.1f} s that it declares are there."
+    else:
+        return AssetError(
+            ErrorKind.EMPTY_AUDIO,
+            f"{name} holds no audio samples.",
+            remedy="It has a header and no sound: record or copy it again.",
+        )
+    return AssetError(ErrorKind.MEDIA_DAMAGED, message, remedy=_COPY_AGAIN)
 
 
 def over_limit(path: Path, what: str, remedy: str) -> AssetError:

@@ -24,8 +24,8 @@ class Headers:
     """What the file's own bytes tell.
 
     `declared_bytes` is the size of the sound in a WAV-like file when the file is too short for it,
-    else None. `cut` says that the file ends in the middle of a page or chunk. `estimated` says that FFmpeg's
-    idea of the length would come from the bit rate.
+    else None. `cut` says that the file ends in the middle of a page or chunk. `estimated` says that
+    FFmpeg's idea of the length would come from the bit rate.
     """
 
     declared_bytes: int | None = None

@@ -51,7 +51,10 @@ class Mixer:
             frame.pts = None  # the timeline is the decoder's business; the filter must not mind it
         for mixed in self._resampler.resample(frame):
             samples = mixed.to_ndarray()[0]
-            yield samples.reshape(-1, self._channels).mean(axis=1) if self._average else samples
+            if self._average:
+                with np.errstate(invalid="ignore", over="ignore"):  # infinite samples; see `clean`
+                    samples = samples.reshape(-1, self._channels).mean(axis=1)
+            yield samples
 
 
 def _format_of(frame: Any) -> tuple[str, str, int]:
