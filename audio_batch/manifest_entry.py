@@ -78,6 +78,11 @@ def _checked_language(value: str) -> str:
     return code
 
 
+def _said(value: object) -> object:
+    """Exports of databases have empty texts where nothing is known."""
+    return None if value == "" else value
+
+
 def _without_nul(value: str) -> str:
     if "\0" in value:
         raise ValueError("must not hold a NUL character")
@@ -103,9 +108,11 @@ Source = Annotated[
     WithJsonSchema({"type": "string", "pattern": _NO_NUL}),
 ]
 Language = Annotated[
-    str,
-    AfterValidator(_checked_language),
-    WithJsonSchema({"type": "string", "pattern": languages.pattern()}),
+    Annotated[str, AfterValidator(_checked_language)] | None,
+    BeforeValidator(_said),
+    WithJsonSchema(
+        {"anyOf": [{"type": "string", "pattern": languages.pattern()}, {"enum": ["", None]}]}
+    ),
 ]
 Speakers = Annotated[int, Field(ge=1, le=1000), BeforeValidator(_whole)]
 Priority = Annotated[int, Field(ge=-1_000_000, le=1_000_000), BeforeValidator(_whole)]
@@ -117,7 +124,7 @@ class Options(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    language: Language | None = Field(None, description="Code or English name; else detected.")
+    language: Language = Field(None, description="Code or English name; else detected.")
     task: Literal["transcribe", "translate"] | None = None
     prompt: str | None = Field(None, description="Text that the model takes as said before.")
     initial_prompt: str | None = Field(None, description="Another name of `prompt`.")

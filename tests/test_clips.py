@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from program import SHARED
+from program import SHARED, Answer
 
 from audio_batch.errors import AssetError, ErrorKind
 from audio_batch.media import decode, probe
@@ -63,3 +64,27 @@ def test_clip(clip: dict[str, Any]) -> None:
     assert audio.info.codec == clip["codec"]
     assert audio.info.has_video == (path.suffix == ".mp4")
     assert np.abs(audio.samples).max() > 0.01
+
+
+def test_one_command_over_all_of_them(cli: Callable[..., Answer], tmp_path: Path) -> None:
+    """As a user has them: a JSON Lines list with names of its own, under another root."""
+    answer = cli(
+        *("run", LIST, "--root", CLIPS, "--field", "uri=file", "-o", "out", "-t", "2"),
+        *("--field", "language=unused"),  # some say "en+de", which is no language
+        *("--engine", "null", "--max-per-gpu", "2", "--output-template", "{uri}"),
+    )
+    assert answer.code == 3, answer.err
+    summary = json.loads((tmp_path / "out/summary.json").read_text(encoding="utf-8"))
+    assert summary["done"] == len(CLIP_LIST) - len(FAILURES)
+    failures = {Path(failure["name"]).name: failure for failure in summary["failures"]}
+    assert set(failures) == {Path(name).stem for name in FAILURES}
+    for name, (kind, reason) in FAILURES.items():
+        failure = failures[Path(name).stem]
+        assert failure["kind"] == kind
+        assert reason in failure["reason"]
+    documents = [json.loads(p.read_text("utf-8")) for p in (tmp_path / "out").glob("*.json")]
+    lengths = {d["source"]: d["duration_s"] for d in documents if "source" in d}
+    for clip in CLIP_LIST:
+        if clip["file"] not in FAILURES:
+            expected = pytest.approx(clip["seconds"], abs=max(0.1, 0.01 * clip["seconds"]))
+            assert lengths[clip["file"]] == expected, clip["file"]
