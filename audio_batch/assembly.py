@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,12 +36,14 @@ _HOST_BYTES_PER_TASK = 1_500_000_000
 _log = logging.getLogger("audio_batch.setup")
 
 
-def find_model(settings: Settings) -> models.ModelReference:
+def find_model(
+    settings: Settings, *, say: Callable[[str], None] = lambda _: None
+) -> models.ModelReference:
     """The model that the settings name, fetched if need be; see `models.find`."""
     name = settings.model or DEFAULT_MODEL
     if settings.engine == "null":
         return models.null_model(settings.model or "null")
-    return models.find(name, model_dir=settings.model_dir, offline=bool(settings.offline))
+    return models.find(name, model_dir=settings.model_dir, offline=bool(settings.offline), say=say)
 
 
 def build_options(settings: Settings, model: models.ModelReference) -> RunOptions:
@@ -75,6 +78,10 @@ def build_options(settings: Settings, model: models.ModelReference) -> RunOption
         )
     _positive(settings, "threads", "cpu_threads", "max_attempts", "max_line_width")
     _positive(settings, "max_line_count", "max_duration")
+    for name in ("retry_delay", "audio_stream"):
+        value = getattr(settings, name)
+        if value is not None and not 0 <= value < math.inf:
+            raise UsageError(f"--{name.replace('_', '-')} must be 0 or more, not {value:g}.")
     formats = parse_formats(settings.output_format) if settings.output_format else DEFAULT_FORMATS
     return RunOptions(
         model=model.name,
@@ -106,7 +113,7 @@ def build_options(settings: Settings, model: models.ModelReference) -> RunOption
 def _positive(settings: Settings, *names: str) -> None:
     for name in names:
         value = getattr(settings, name)
-        if value is not None and value < 1:
+        if value is not None and not 1 <= value < math.inf:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {value:g}.")
 
 
@@ -144,11 +151,8 @@ def _temperatures(text: str | None) -> tuple[float, ...] | None:
 
 
 def _refuse_translation(settings: Settings, model: models.ModelReference) -> None:
-    """Models that were not trained to translate answer in the spoken language, silently."""
-    if settings.task != "translate" or settings.engine == "null":
-        return
-    name = model.name.lower()
-    if model.is_demo or name.endswith(".en") or "turbo" in name or "distil" in name:
+    """Where the flag asks for it, say so before the run; an asset's own wish fails that asset."""
+    if settings.task == "translate" and settings.engine != "null" and not model.can_translate:
         raise UsageError(
             f"The model {model.name!r} was not trained to translate.",
             remedy="Use --model large-v3 or another multilingual original.",

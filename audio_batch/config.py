@@ -181,8 +181,7 @@ def read(file: Path) -> dict[str, Any]:
     result = checked.model_dump(exclude_none=True)
     for key in ("output_dir", "root", "model_dir", "log_file"):
         if key in result:
-            result[key] = file.parent / result[key]
-    local_model = file.parent / str(result.get("model", ""))
-    if "model" in result and result["model"].startswith("."):
-        result["model"] = str(local_model)
+            result[key] = file.parent / result[key].expanduser()
+    if result.get("model", "").startswith((".", "~")):
+        result["model"] = str(file.parent / Path(result["model"]).expanduser())
     return result

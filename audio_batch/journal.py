@@ -161,8 +161,9 @@ class Journal:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.DatabaseError as error:
-            text = str(error)
+        except (sqlite3.Error, ValueError, TypeError, KeyError) as error:
+            # The latter three: rows that SQLite takes for sound and that cannot be ours.
+            text = str(error) if isinstance(error, sqlite3.Error) else "malformed"
             if "full" in text:
                 problem, remedy = "the disk is full", "Free some space and run it again."
             elif "malformed" in text or "not a database" in text or "no such table" in text:
@@ -217,9 +218,9 @@ class Journal:
         """The newest run, or None in a new journal."""
         with self._translated():
             row = self._db.execute("SELECT * FROM runs ORDER BY run_id DESC LIMIT 1").fetchone()
-        if row is None:
-            return None
-        return RunRecord(**{**dict(row), "request": json.loads(row["request"])})
+            if row is None:
+                return None
+            return RunRecord(**{**dict(row), "request": json.loads(row["request"])})
 
     # -- assets -------------------------------------------------------------------------------
 
@@ -281,7 +282,7 @@ class Journal:
                 " finished_at = NULL, error_kind = NULL, error_text = NULL, run_id = :run",
                 {
                     "id": asset_id,
-                    "name": name,
+                    "name": _storable(name),
                     "source": source,
                     "fingerprint": fingerprint,
                     "rendering": rendering,
@@ -307,7 +308,7 @@ class Journal:
 
     def _finish(self, outcome: Outcome, counts: bool) -> None:
         now = time.time()
-        kept = outcome.rendered_only and outcome.state is State.DONE
+        kept = outcome.rendered_only  # what the transcription said stays, however this went
         self._db.execute(
             "UPDATE assets SET state = :state, finished_at = :now, error_kind = :kind,"
             " error_text = :text, device = :device, attempts = attempts - :back"
@@ -323,7 +324,7 @@ class Journal:
                 "state": outcome.state.value,
                 "now": now,
                 "kind": outcome.error_kind,
-                "text": outcome.error_text,
+                "text": _storable(outcome.error_text),
                 "outputs": json.dumps([asdict(output) for output in outcome.outputs]),
                 "device": outcome.device,
                 "back": 0 if counts else 1,
@@ -338,7 +339,13 @@ class Journal:
         self._db.execute(
             "UPDATE attempts SET state = ?, finished_at = ?, error_kind = ?, error_text = ?"
             " WHERE asset_id = ? AND state = 'running'",
-            (outcome.state.value, now, outcome.error_kind, outcome.error_text, outcome.asset_id),
+            (
+                outcome.state.value,
+                now,
+                outcome.error_kind,
+                _storable(outcome.error_text),
+                outcome.asset_id,
+            ),
         )
 
     def quarantine(self, asset_id: str, text: str) -> None:
@@ -369,6 +376,11 @@ class Journal:
         with self._translated():
             row = self._db.execute("SELECT count(*) AS n FROM attempts").fetchone()
         return int(row["n"])
+
+
+def _storable(text: str | None) -> str | None:
+    """SQLite holds UTF-8: what a file name has beyond it (lone surrogates) is shown escaped."""
+    return None if text is None else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _entry(row: sqlite3.Row) -> JournalEntry:

@@ -8,6 +8,7 @@ without a terminal are plain and dated, for cron and redirected `.bat` runs:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -15,7 +16,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from audio_batch.errors import SetupError
 from audio_batch.text import for_terminal, redact
@@ -69,17 +70,43 @@ class _JsonFormatter(logging.Formatter):
             "thread": getattr(record, "worker", record.threadName),
             "message": redact(record.getMessage()),
         }
-        body.update(getattr(record, "fields", {}))
+        fields: dict[str, Any] = getattr(record, "fields", {})
+        body.update({k: redact(v) if isinstance(v, str) else v for k, v in fields.items()})
         if record.exc_info and record.exc_info[0] is not None:
             body["exception"] = redact(self.formatException(record.exc_info))
         return json.dumps(body, ensure_ascii=True, default=str)
 
 
 class _Ours(logging.Filter):
-    """Lets our own records through, and others' only when they are severe or `all_of_it`."""
+    """Lets our own records through and nobody else's."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return record.name == OURS or record.name.startswith(f"{OURS}.")
+
+
+class _LogFile(logging.FileHandler):
+    """A log file whose disk may fill up: that is said once, and the run goes on."""
+
+    _failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002
+        if not self._failed:
+            self._failed = True
+            with contextlib.suppress(OSError, ValueError):
+                print(f"The log file {self.baseFilename} cannot be written to.", file=sys.stderr)
+
+
+class _Console(logging.StreamHandler[TextIO]):
+    """The console's lines; a console that is gone is not worth a word."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say nothing."""
+
+
+def quieten() -> None:
+    """Switch off other libraries' progress bars and telemetry; before they are imported."""
+    for key, value in QUIET_ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
 
 
 def configure(
@@ -96,8 +123,7 @@ def configure(
     Raises:
         SetupError: the log file cannot be opened.
     """
-    for key, value in QUIET_ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
+    quieten()
     root = logging.getLogger()
     for handler in list(root.handlers):
         root.removeHandler(handler)
@@ -112,7 +138,7 @@ def configure(
 
     root.addHandler(logging.NullHandler())
     if console_level is not None:
-        console = logging.StreamHandler(sys.stderr)
+        console = _Console(sys.stderr)
         console.setFormatter(formatter())
         console.setLevel(console_level)
         console.addFilter(_Ours())
@@ -120,7 +146,7 @@ def configure(
     if log_file is not None:
         try:
             log_file.parent.mkdir(parents=True, exist_ok=True)
-            file = logging.FileHandler(log_file, encoding="utf-8", errors="backslashreplace")
+            file = _LogFile(log_file, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise SetupError(
                 f"The log file {log_file} cannot be written: {error.strerror or error}.",

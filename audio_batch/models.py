@@ -9,14 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from audio_batch.errors import SetupError, UsageError
-from audio_batch.options import MODEL_DEFAULT_KEYS
+from audio_batch.options import MODEL_DEFAULT_KEYS, DecodingOptions
 
 DEMO = "demo"
 DEMO_NOTICE = (
@@ -70,6 +72,16 @@ class ModelReference:
         """Whether this is the embedded demonstration model."""
         return self.name == DEMO
 
+    @property
+    def can_translate(self) -> bool:
+        """False where the name tells that it cannot: it would answer in the spoken language.
+
+        turbo and distil-whisper were trained on transcription alone, ".en" models on English.
+        """
+        name = self.name.lower()
+        untrained = name.endswith(".en") or "turbo" in name or "distil" in name
+        return not (self.is_demo or untrained)
+
 
 def demo_path() -> Path:
     """The embedded model's folder (a real folder: wheels are installed unpacked)."""
@@ -88,13 +100,22 @@ def null_model(name: str) -> ModelReference:
     return ModelReference(name=name, path=Path(), identity="null")
 
 
-def find(name: str, *, model_dir: Path | None = None, offline: bool = False) -> ModelReference:
+def find(
+    name: str,
+    *,
+    model_dir: Path | None = None,
+    offline: bool = False,
+    refresh: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> ModelReference:
     """The model on this machine, fetched from the hub first where that is needed and allowed.
 
     Args:
         name: see the module's docstring.
         model_dir: where models are kept; None for the hub's own cache.
         offline: never ask the network (also the environment variable HF_HUB_OFFLINE).
+        refresh: ask the hub although the model is here, and fetch what is missing of it.
+        say: told before a download, which can take long.
 
     Raises:
         UsageError: no model can have this name.
@@ -103,7 +124,8 @@ def find(name: str, *, model_dir: Path | None = None, offline: bool = False) -> 
     if name == DEMO:
         return describe(name, demo_path())
     local = Path(name).expanduser()
-    if local.is_dir():
+    # A known name always means the model: a folder that happens to be called so is ./name.
+    if name not in REPOSITORIES and local.is_dir():
         return describe(name, local)
     repository = repository_of(name)
     if repository is None:
@@ -112,7 +134,11 @@ def find(name: str, *, model_dir: Path | None = None, offline: bool = False) -> 
             f"There is no model {name!r} and no such folder.",
             remedy=f"Known names: {known}; or a hub repository (owner/name) or a local folder.",
         )
-    return describe(name, fetch(name, repository, model_dir=model_dir, offline=offline))
+    if not refresh:
+        cached = cached_folder(repository, model_dir)
+        if cached is not None:
+            return describe(name, cached)
+    return describe(name, fetch(name, repository, model_dir=model_dir, offline=offline, say=say))
 
 
 def repository_of(name: str) -> str | None:
@@ -124,46 +150,65 @@ def repository_of(name: str) -> str | None:
     return name if plausible and "/" not in rest and not name.startswith((".", "/")) else None
 
 
-def fetch(name: str, repository: str, *, model_dir: Path | None, offline: bool) -> Path:
-    """The folder of a hub model, from the cache if it is there, else downloaded into it.
+def cached_folder(repository: str, model_dir: Path | None) -> Path | None:
+    """Where a hub model lies on this machine, complete as far as loading it needs; else None."""
+    import huggingface_hub
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(
+            huggingface_hub.snapshot_download(
+                repository,
+                cache_dir=model_dir,
+                local_files_only=True,
+                allow_patterns=list(_FILES),
+            )
+        )
+    except (LocalEntryNotFoundError, FileNotFoundError):
+        return None
+    except HFValidationError as error:
+        raise UsageError(f"{repository!r} can be no repository: {error}") from error
+    return folder if _missing(folder) is None else None
+
+
+def fetch(
+    name: str,
+    repository: str,
+    *,
+    model_dir: Path | None,
+    offline: bool,
+    say: Callable[[str], None] = lambda _: None,
+) -> Path:
+    """Download a hub model into the cache, as far as it is not there; return its folder.
 
     Raises:
-        SetupError: it is neither here nor to be had.
+        SetupError: it is not to be had.
     """
     import huggingface_hub
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
     )
 
     place = f" in {model_dir}" if model_dir else ""
     pull = f"audio-batch models pull {name}" + (f" --model-dir {model_dir}" if model_dir else "")
-
-    def snapshot(*, local_only: bool) -> Path:
-        return Path(
-            huggingface_hub.snapshot_download(
-                repository,
-                cache_dir=model_dir,
-                local_files_only=local_only,
-                allow_patterns=list(_FILES),
-            )
-        )
-
-    try:
-        cached = snapshot(local_only=True)
-        if _missing(cached) is None:
-            return cached
-    except (LocalEntryNotFoundError, FileNotFoundError):
-        pass
     if offline or is_offline():
         raise SetupError(
             f"The model {name!r} is not on this machine{place} and --offline forbids fetching it.",
             remedy=f"Run `{pull}` once with a network, or use --model demo or a local folder.",
         )
+    say(f"Fetching the model {name!r} from {repository}; this can take minutes, but only once.")
     try:
-        return snapshot(local_only=False)
+        return Path(
+            huggingface_hub.snapshot_download(
+                repository, cache_dir=model_dir, allow_patterns=list(_FILES)
+            )
+        )
+    except HFValidationError as error:
+        raise UsageError(f"{repository!r} can be no repository: {error}") from error
     except GatedRepoError as error:
         raise SetupError(
             f"The model {name!r} is gated.",
@@ -253,4 +298,14 @@ def _decoding_defaults(path: Path) -> dict[str, Any]:
         )
     if isinstance(values.get("temperature"), (int, float)):
         values["temperature"] = (values["temperature"],)
+    try:
+        kept = {key: value for key, value in values.items() if key != "batch_size"}
+        TypeAdapter(DecodingOptions).validate_python(kept)
+        TypeAdapter(int | None).validate_python(values.get("batch_size"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SetupError(
+            f"{path}: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}.",
+            remedy="Mend it, or remove it.",
+        ) from error
     return values

@@ -12,7 +12,7 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 
 import pathvalidate
@@ -85,11 +85,14 @@ class OutputNamer:
         self.template = DEFAULT_TEMPLATE if template is None else template
         self._components = _parsed(self.template)
 
-    def names(self, assets: Sequence[Asset]) -> dict[str, PurePosixPath]:
+    def names(
+        self, assets: Sequence[Asset], *, taken: Iterable[PurePosixPath] = ()
+    ) -> dict[str, PurePosixPath]:
         """Each asset's name by its id: relative to the output folder, without a format's suffix.
 
         Args:
             assets: all of the manifest, selected or not, with unique ids.
+            taken: names that the output folder holds for assets of other manifests.
 
         Raises:
             UsageError: the template names a field that no asset has.
@@ -97,7 +100,8 @@ class OutputNamer:
         self._check_fields(assets)
         wanted = {asset.id: self._wanted(asset) for asset in assets}
         names, hash_digits = dict(wanted), dict.fromkeys(wanted, 0)
-        while rising := [i for i in _clashing(names) if hash_digits[i] < _LONG_HASH]:
+        others = Counter({_file_system_key(path.parts) for path in taken})
+        while rising := [i for i in _clashing(names, others) if hash_digits[i] < _LONG_HASH]:
             for asset_id in rising:
                 digits = _LONG_HASH if hash_digits[asset_id] else _SHORT_HASH
                 hash_digits[asset_id] = digits
@@ -233,10 +237,10 @@ def _with_hash(readable: str, whole: str, digits: int) -> str:
     return f"{cut or 'asset'}--{digest}"
 
 
-def _clashing(names: Mapping[str, Parts]) -> list[str]:
+def _clashing(names: Mapping[str, Parts], others: Counter[Parts]) -> list[str]:
     """Ids whose names some file system would take for another asset's, or for the summary."""
     keys = {asset_id: _file_system_key(parts) for asset_id, parts in names.items()}
-    counts = Counter(keys.values())
+    counts = Counter(keys.values()) + others
     counts[_SUMMARY] += 1
     return [asset_id for asset_id, key in keys.items() if counts[key] > 1]
 

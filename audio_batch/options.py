@@ -120,7 +120,8 @@ def resolve_decoding(
     sequential = batch_size == 1
     if not sequential:
         for key, reason in SEQUENTIAL_ONLY.items():
-            if named.get(key):  # "--no-condition-on-previous-text" is what batches do anyway
+            # "--no-condition-on-previous-text" is what batches do anyway.
+            if named.get(key) is not None and named[key] is not False:
                 raise UsageError(
                     f"--{key.replace('_', '-')} has no effect in batched decoding: {reason}.",
                     remedy="Add --batch-size 1 (or --preset quality).",
@@ -219,22 +220,6 @@ class RunOptions:
     overwrite: bool = False
     retry_failed: bool = False
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for the journal and the transcripts' provenance."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> RunOptions:
-        """Read what `to_json` wrote; fields that this version does not know are left out."""
-        known = {f.name for f in dataclasses.fields(cls)}
-        values = {key: value for key, value in data.items() if key in known}
-        decoding_known = {f.name for f in dataclasses.fields(DecodingOptions)}
-        decoding = {k: v for k, v in values["decoding"].items() if k in decoding_known}
-        decoding["temperature"] = tuple(decoding["temperature"])
-        values["decoding"] = DecodingOptions(**decoding)
-        values["formats"] = tuple(values["formats"])
-        return cls(**values)
-
     def recognition_fingerprint(self, decoding: DecodingOptions, model_identity: str) -> str:
         """Name of everything that decides an asset's words: part of the resume key.
 
@@ -247,11 +232,14 @@ class RunOptions:
             "model": model_identity,
             "compute_type": self.compute_type,
             "decoding": dataclasses.asdict(decoding),
-            "max_duration_s": self.max_duration_s,
             "audio_stream": self.audio_stream,
-            "damaged": self.damaged,
         }
         return _digest(parts)
+
+    @property
+    def admission(self) -> str:
+        """Name of what refuses recordings: it changes no words, but what failed may now pass."""
+        return f"{self.max_duration_s:g}:{self.damaged}"
 
     def render_fingerprint(self, formats: tuple[str, ...]) -> str:
         """Name of everything that decides how the words are written down."""

@@ -43,3 +43,45 @@ class Outcome:
     device_failed: bool = False
     timings_s: dict[str, float] = field(default_factory=dict)
     rendered_only: bool = False
+
+
+@dataclass(slots=True)
+class DeviceShare:
+    """What one device did in this run."""
+
+    assets: int = 0
+    audio_s: float = 0.0
+    busy_s: float = 0.0
+
+
+@dataclass(slots=True)
+class RunResult:
+    """How a run ended; the journal holds what became of each asset.
+
+    `dropped` says that work was left behind in native code, which no thread can be made to stop.
+    """
+
+    done: int = 0
+    rendered: int = 0
+    failed: int = 0
+    not_begun: int = 0
+    interrupted: bool = False
+    stopped_by_failure: bool = False
+    dropped: bool = False
+    wall_s: float = 0.0
+    devices_out: dict[str, str] = field(default_factory=dict)
+    shares: dict[str, DeviceShare] = field(default_factory=dict)
+
+    def count(self, outcome: Outcome, busy_s: float) -> None:
+        """Add an outcome that stands."""
+        if outcome.state is not State.DONE:
+            self.failed += 1
+            return
+        self.done += 1
+        if outcome.rendered_only:
+            self.rendered += 1
+            return
+        share = self.shares.setdefault(outcome.device, DeviceShare())
+        share.assets += 1
+        share.audio_s += outcome.duration_s or 0.0
+        share.busy_s += busy_s

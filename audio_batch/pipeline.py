@@ -7,6 +7,7 @@ another machine) is the pool's business.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import logging
 import time
@@ -24,7 +25,7 @@ from audio_batch.manifest import Asset
 from audio_batch.options import DecodingOptions, RunOptions
 from audio_batch.outcome import Outcome, State
 from audio_batch.storage import PublishedFile, contained, publish
-from audio_batch.text import redact
+from audio_batch.text import for_terminal, redact
 from audio_batch.transcript import Transcript
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Job:
     attempt: int
     position: int
     total: int
-    published_json: str | None = None
+    published: PublishedFile | None = None
     """Where the words already are: this attempt only writes them in other formats."""
 
 
@@ -83,53 +84,52 @@ class StageClock:
 def process(job: Job, context: Context) -> Outcome:
     """Do one attempt at one asset and say what became of it. Runs in a worker thread."""
     clock = StageClock()
+    outcome = Outcome(job.asset.id, State.FAILED, job.fingerprint, job.device)
     try:
-        notes: tuple[str, ...] = ()
-        recognition: Recognition | None = None
-        if job.published_json is not None:
-            transcript = read_published(context.root, job.published_json)
-        else:
+        transcript = read_published(context.root, job)
+        outcome = dataclasses.replace(outcome, rendered_only=transcript is not None)
+        if transcript is None:
+            context.recognizer(job.device).check(job.decoding)
             with clock.stage("fetch"):
                 path = fetch(job)
             with clock.stage("decode"):
                 audio = _decode(job, path, context)
             with clock.stage("transcribe"):
                 recognition, about = _transcribe(job, audio, context)
-            notes = (*audio.notes, *recognition.notes)
-            transcript = _assemble(job, audio, recognition, about, notes, clock, context)
+            transcript = _assemble(job, audio, recognition, about, clock, context)
+            outcome = dataclasses.replace(
+                outcome,
+                speech_s=recognition.speech_s,
+                notes=(*audio.notes, *recognition.notes),
+            )
         with clock.stage("publish"):
             outputs = publish_all(transcript, job, context)
     except DeviceError as error:
-        return _failure(job, clock, ErrorKind.DEVICE, str(error), device_failed=True)
+        return _failed(outcome, clock, ErrorKind.DEVICE, str(error), device_failed=True)
     except SetupError as error:
         # The model folder broke under the run: nothing of it is this asset's fault.
-        return _failure(job, clock, ErrorKind.MODEL, str(error), device_failed=True)
+        return _failed(outcome, clock, ErrorKind.MODEL, str(error), device_failed=True)
     except AssetError as error:
-        return _failure(job, clock, error.kind, str(error), transient=error.transient)
+        return _failed(outcome, clock, error.kind, str(error), transient=error.transient)
     except MemoryError:
         text = "There was not enough memory for this asset. Run fewer at a time (--threads)."
-        return _failure(job, clock, ErrorKind.OUT_OF_MEMORY, text, transient=True)
+        return _failed(outcome, clock, ErrorKind.OUT_OF_MEMORY, text, transient=True)
     except Exception as error:
         _log.exception("unexpected failure of %s", job.asset.id)
         text = f"Unexpected {type(error).__name__}: {error}. Please report it; see the log file."
-        return _failure(job, clock, ErrorKind.INTERNAL, text)
-    return Outcome(
-        asset_id=job.asset.id,
+        return _failed(outcome, clock, ErrorKind.INTERNAL, text)
+    return dataclasses.replace(
+        outcome,
         state=State.DONE,
-        fingerprint=job.fingerprint,
-        device=job.device,
         outputs=outputs,
         duration_s=transcript.duration_s,
-        speech_s=recognition.speech_s if recognition else None,
         language=transcript.language,
-        notes=notes,
         timings_s=clock.timings_s,
-        rendered_only=job.published_json is not None,
     )
 
 
-def _failure(
-    job: Job,
+def _failed(
+    outcome: Outcome,
     clock: StageClock,
     kind: ErrorKind,
     text: str,
@@ -137,11 +137,8 @@ def _failure(
     transient: bool = False,
     device_failed: bool = False,
 ) -> Outcome:
-    return Outcome(
-        asset_id=job.asset.id,
-        state=State.FAILED,
-        fingerprint=job.fingerprint,
-        device=job.device,
+    return dataclasses.replace(
+        outcome,
         error_kind=kind,
         error_text=redact(text),
         transient=transient,
@@ -169,7 +166,9 @@ def fetch(job: Job) -> Path:
     """
     path = job.asset.path
     if path is None:
-        raise AssetError(ErrorKind.INPUT_MISSING, f"{job.asset.uri} is not a local file.")
+        raise AssetError(
+            ErrorKind.INPUT_MISSING, f"{for_terminal(job.asset.uri)} is not a local file."
+        )
     return path
 
 
@@ -180,7 +179,7 @@ def _decode(job: Job, path: Path, context: Context) -> Audio:
     if source_identity(path) != job.source:
         raise AssetError(
             ErrorKind.INPUT_CHANGED,
-            f"{path.name} changed while it was read, or since the run began.",
+            f"{for_terminal(path.name)} changed while it was read, or since the run began.",
             remedy="Run it again when the file is complete.",
             transient=True,
         )
@@ -204,7 +203,6 @@ def _assemble(
     audio: Audio,
     recognition: Recognition,
     about: dict[str, Any],
-    notes: tuple[str, ...],
     clock: StageClock,
     context: Context,
 ) -> Transcript:
@@ -220,7 +218,7 @@ def _assemble(
             **dataclasses.asdict(audio.info),
             "decoded_s": audio.duration_s,
             "state": audio.state,
-            "notes": list(notes),
+            "notes": [*audio.notes, *recognition.notes],
         },
         metadata=job.asset.metadata,
         provenance={
@@ -238,21 +236,21 @@ def _assemble(
     )
 
 
-def read_published(root: Path, relative: str) -> Transcript:
-    """The transcript that an earlier run published.
+def read_published(root: Path, job: Job) -> Transcript | None:
+    """The transcript that the job is to be rendered from; None where it has to be made.
 
-    Raises:
-        AssetError: it is gone, or is none.
+    The file must be the very one that was journalled, of this asset: another run, or an asset
+    that has taken over the name, may have written there since.
     """
-    path = contained(root, PurePosixPath(relative))
+    if job.published is None:
+        return None
     try:
-        return Transcript.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise AssetError(
-            ErrorKind.OUTPUT,
-            f"{path.name} can no longer be read ({error}).",
-            remedy="Run again with --overwrite.",
-        ) from error
+        data = contained(root, PurePosixPath(job.published.path)).read_bytes()
+        transcript = Transcript.from_json(json.loads(data))
+    except (OSError, ValueError, AssetError):
+        return None
+    same = hashlib.sha256(data).hexdigest() == job.published.sha256
+    return transcript if same and transcript.asset_id == job.asset.id else None
 
 
 def publish_all(transcript: Transcript, job: Job, context: Context) -> tuple[PublishedFile, ...]:

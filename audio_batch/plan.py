@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from audio_batch.errors import ErrorKind
 from audio_batch.journal import JournalEntry
 from audio_batch.manifest import Asset
 from audio_batch.options import DecodingOptions, RunOptions
 from audio_batch.outcome import State
 from audio_batch.storage import PublishedFile
+
+_DAMAGE = ("damaged", "truncated")
+"""How `audio_batch.media` begins the notes of recordings that `--damaged fail` refuses."""
 
 
 class Action(StrEnum):
@@ -31,8 +35,9 @@ class Action(StrEnum):
 class Planned:
     """An asset with everything that decides its result.
 
-    `published_json` is the canonical output to render from; `fresh` says that earlier attempts
-    no longer count (`--retry-failed`, `--overwrite`).
+    `published` is the canonical output to render from; `fresh` says that earlier attempts no
+    longer count (`--retry-failed`, `--overwrite`). A `suspect` ran when the program crashed: it
+    comes last and runs alone.
     """
 
     asset: Asset
@@ -43,8 +48,9 @@ class Planned:
     source: str
     fingerprint: str
     rendering: str
-    published_json: str | None = None
+    published: PublishedFile | None = None
     fresh: bool = False
+    suspect: bool = False
     entry: JournalEntry | None = None
 
 
@@ -74,11 +80,27 @@ def plan(
             output_name=name,
             source=source_identity(asset.path),
             fingerprint=options.recognition_fingerprint(decoding, model_identity),
-            rendering=f"{options.render_fingerprint(formats)}:{name}",
+            rendering=f"{options.render_fingerprint(formats)}:{name}|{options.admission}",
             entry=entry,
         )
         planned.append(decide(draft, entry, options, root))
-    return planned
+    # What may crash the program or break a device again costs the least at the end.
+    return sorted(planned, key=lambda item: _danger(item.entry) if _same(item) else 0)
+
+
+def _same(planned: Planned) -> bool:
+    """Whether the journal's row is of this very input and these options."""
+    entry = planned.entry
+    return entry is not None and (entry.source, entry.fingerprint) == (
+        planned.source,
+        planned.fingerprint,
+    )
+
+
+def _danger(entry: JournalEntry | None) -> int:
+    if entry is None or entry.state is State.DONE:
+        return 0
+    return 2 * entry.deaths + (entry.error_kind is ErrorKind.DEVICE)
 
 
 def for_asset(decoding: DecodingOptions, asset: Asset) -> DecodingOptions:
@@ -99,27 +121,40 @@ def decide(draft: Planned, entry: JournalEntry | None, options: RunOptions, root
         return draft
     if options.overwrite:
         return dataclasses.replace(draft, fresh=True)
-    if (entry.source, entry.fingerprint) != (draft.source, draft.fingerprint):
+    if not _same(draft):
         return draft
     if entry.state is State.DONE or (entry.outputs and entry.state is State.INTERRUPTED):
-        return _of_done(draft, entry, root)
+        return _of_done(draft, entry, options, root)
+    if entry.state in (State.FAILED, State.QUARANTINED):
+        refused = entry.error_kind in (ErrorKind.MEDIA_LIMIT, ErrorKind.MEDIA_DAMAGED)
+        if options.retry_failed or (refused and not _admitted_alike(entry, draft)):
+            again = dataclasses.replace(draft, fresh=True)
+            return _of_done(again, entry, options, root) if entry.outputs else again
+        return dataclasses.replace(draft, action=Action.LEAVE_FAILED)
     if entry.deaths >= options.max_attempts and not options.retry_failed:
         return dataclasses.replace(draft, action=Action.QUARANTINE)
-    if entry.state is State.FAILED or entry.state is State.QUARANTINED:
-        if options.retry_failed:
-            return dataclasses.replace(draft, fresh=True)
-        return dataclasses.replace(draft, action=Action.LEAVE_FAILED)
-    return draft
+    return dataclasses.replace(draft, suspect=entry.deaths > 0)
 
 
-def _of_done(draft: Planned, entry: JournalEntry, root: Path) -> Planned:
+def _admitted_alike(entry: JournalEntry, draft: Planned) -> bool:
+    """Whether the options that refuse recordings are those that the row was made with."""
+    return entry.rendering.partition("|")[2] == draft.rendering.partition("|")[2]
+
+
+def _of_done(draft: Planned, entry: JournalEntry, options: RunOptions, root: Path) -> Planned:
     canonical = next((output for output in entry.outputs if output.format == "json"), None)
     if canonical is None or not intact(canonical, root):
         return draft
-    wanted = entry.rendering == draft.rendering and entry.state is State.DONE
-    if wanted and all(intact(output, root) for output in entry.outputs):
+    if options.damaged == "fail" and any(note.startswith(_DAMAGE) for note in entry.notes):
+        return draft
+    written = entry.rendering.partition("|")[0] == draft.rendering.partition("|")[0]
+    if (
+        written
+        and entry.state is State.DONE
+        and all(intact(output, root) for output in entry.outputs)
+    ):
         return dataclasses.replace(draft, action=Action.KEEP)
-    return dataclasses.replace(draft, action=Action.RENDER, published_json=canonical.path)
+    return dataclasses.replace(draft, action=Action.RENDER, published=canonical)
 
 
 def intact(output: PublishedFile, root: Path) -> bool:

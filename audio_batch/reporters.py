@@ -6,6 +6,7 @@ adds a rich display on a terminal. Texts that come from files are cleaned before
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import time
@@ -36,6 +37,30 @@ class Reporter(Protocol):
     def close(self) -> None:
         """The run is over."""
         ...
+
+
+class Steady:
+    """A reporter that cannot hurt the run: once its terminal is gone, only the log is told."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._lost = False
+
+    def handle(self, event: events.Event) -> None:
+        """See `Reporter.handle`."""
+        if self._lost:
+            LogReporter().handle(event)
+            return
+        try:
+            self._reporter.handle(event)
+        except (OSError, ValueError):
+            self._lost = True
+            _log.warning("The terminal is gone; the run goes on.")
+
+    def close(self) -> None:
+        """See `Reporter.close`."""
+        with contextlib.suppress(OSError, ValueError):
+            self._reporter.close()
 
 
 class LogReporter:

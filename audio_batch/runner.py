@@ -9,29 +9,31 @@
               └─ finished → _commit    → journal.finish → release → event, or again later
 
 Workers return records; only this thread commits, decides and emits. Failed attempts that may pass
-are done again after a growing delay. Nothing here knows what a job does.
+are done again after a growing delay. Whatever ends the run early, work that is running is waited
+for and committed, unless it is dropped. Nothing here knows what a job does.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import heapq
 import itertools
 import queue
 import random
-import threading
 import time
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from audio_batch import events
+from audio_batch.control import Asker, Inbox, Pause, StopControl, wake_up
 from audio_batch.errors import DeviceError, ErrorKind, SetupError
 from audio_batch.gpu.balancer import Balancer, Cancelled, Lease
 from audio_batch.journal import Journal
 from audio_batch.options import RunOptions
-from audio_batch.outcome import Outcome, State
+from audio_batch.outcome import Outcome, RunResult, State
 from audio_batch.pipeline import Job, source_identity
 from audio_batch.plan import Action, Planned
 from audio_batch.pools import Finished, Pool
@@ -40,6 +42,9 @@ _TICK_S = 0.5
 """How often the loop looks at delays and at a grace period; also bounds Ctrl-C on Windows."""
 
 MAX_RETRY_DELAY_S = 300.0
+
+MAX_DEVICES_PER_ASSET = 2
+"""After so many devices have failed on one asset it is the asset that is suspected."""
 
 
 @dataclass(slots=True)
@@ -53,37 +58,12 @@ class _InFlight:
     begun_s: float
 
 
-@dataclass(slots=True)
-class DeviceShare:
-    """What one device did in this run."""
-
-    assets: int = 0
-    audio_s: float = 0.0
-    busy_s: float = 0.0
-
-
-@dataclass(slots=True)
-class RunResult:
-    """How a run ended; the journal holds what became of each asset."""
-
-    done: int = 0
-    rendered: int = 0
-    failed: int = 0
-    not_begun: int = 0
-    interrupted: bool = False
-    stopped_by_failure: bool = False
-    dropped: bool = False
-    wall_s: float = 0.0
-    devices_out: dict[str, str] = field(default_factory=dict)
-    shares: dict[str, DeviceShare] = field(default_factory=dict)
-
-
 class Runner:
     """Drives one run to its end.
 
     Args:
-        confirm: asked after a failure whether to go on; None goes on without asking.
-        grace_s: after a termination signal, how long running jobs may take to end.
+        asker: whom to ask after a failure whether to go on; None goes on without asking.
+        grace_s: after a scheduler's signal, how long running jobs may take to end.
     """
 
     def __init__(
@@ -96,7 +76,7 @@ class Runner:
         pool: Callable[[Callable[[Job, str, float, float], None]], Pool],
         load_model: Callable[[str], Any],
         emit: Callable[[events.Event], None],
-        confirm: Callable[[], bool] | None = None,
+        asker: Asker | None = None,
         grace_s: float = 25.0,
     ) -> None:
         self._options = options
@@ -105,96 +85,96 @@ class Runner:
         self._balancer = balancer
         self._load_model = load_model
         self._emit = emit
-        self._confirm = confirm
-        self._grace_s = grace_s
-        # SimpleQueue.put is reentrant: a signal handler may use it in the middle of a get.
-        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._inbox: Inbox = queue.SimpleQueue()
         self._pool = pool(self._on_progress)
+        self._pause = Pause(asker, self._inbox)
+        self.stop = StopControl(self._inbox, grace_s)
+        self._announced_stop = False
         self._todo: deque[Planned] = deque()
         self._later: list[tuple[float, int, Planned]] = []
         self._ticket = itertools.count()
         self._in_flight: dict[str, _InFlight] = {}
         self._positions: dict[str, int] = {}
-        self._stop = threading.Event()
-        self._stop_signal = ""
-        self._announced_stop = False
-        self._deadline_s: float | None = None
-        self._drop = False
-        self.loading = False
+        self._tries: Counter[str] = Counter()
+        self._failed_devices: defaultdict[str, set[str]] = defaultdict(set)
         self.result = RunResult()
-
-    # -- from signal handlers -------------------------------------------------------------------
-
-    def request_stop(self, signal_name: str, *, within_grace: bool = False) -> None:
-        """Begin nothing new; a second request drops what runs. Safe in a signal handler."""
-        if self._stop.is_set() and not within_grace:
-            self._drop = True
-        if within_grace and self._deadline_s is None:
-            self._deadline_s = time.monotonic() + self._grace_s
-        self._stop_signal = self._stop_signal or signal_name
-        self._stop.set()
-        self._inbox.put(lambda: None)
-
-    @property
-    def stopping(self) -> bool:
-        """Whether a stop was requested. Safe in a signal handler."""
-        return self._stop.is_set()
-
-    # -- the run --------------------------------------------------------------------------------
 
     def run(self, todo: Sequence[Planned]) -> RunResult:
         """Do everything in `todo`, in its order.
 
         Raises:
-            SetupError: no device is left, or the model cannot be loaded, or the journal fails;
-                what was done is committed.
+            SetupError: no device is left, the model cannot be loaded, the disk is full, or the
+                journal fails. What was running is finished and committed first.
         """
         begun_s = time.monotonic()
         self._todo.extend(todo)
         self._positions = {item.asset.id: n for n, item in enumerate(todo, 1)}
         try:
             if any(item.action is Action.TRANSCRIBE for item in todo):
-                self.loading = True
                 self._load_models()
-                self.loading = False
             self._loop()
+        except BaseException:
+            self._drain()
+            raise
         finally:
+            self._announce_stop()
             self.result.wall_s = time.monotonic() - begun_s
-            self.result.not_begun = len(self._todo) + len(self._later)
-            self.result.interrupted = self._stop.is_set() and not self.result.stopped_by_failure
-            try:
-                self._put_back()
-            finally:
-                if not self._drop:
-                    self._pool.close()
+            self.result.not_begun = len(self._todo) + len(self._later) + len(self._in_flight)
+            stopped = self.stop.requested.is_set()
+            self.result.interrupted = stopped and not self.result.stopped_by_failure
+            self.result.dropped = self.result.dropped or bool(self._in_flight)
+            self._put_back()
+            if not self.result.dropped:
+                self._pool.close()
         return self.result
 
     def _loop(self) -> None:
-        while not self._drop:
+        while not self.stop.drop:
             self._dispatch()
-            if not self._in_flight and (self._stop.is_set() or not (self._todo or self._later)):
+            ended = self.stop.requested.is_set() or not (self._todo or self._later)
+            if ended and not self._in_flight:
                 return
-            try:
-                message = self._inbox.get(timeout=self._patience_s())
-            except queue.Empty:
-                message = _nothing
-            message()
-            if self._stop.is_set() and not self._announced_stop:
-                self._announced_stop = True
-                self._emit(events.StopRequested(self._stop_signal, len(self._in_flight)))
-            if self._deadline_s is not None and time.monotonic() > self._deadline_s:
-                self._drop = True
+            self._take_message()()
+            self._announce_stop()
 
-    def _patience_s(self) -> float:
-        if not self._later:
-            return _TICK_S
-        return min(_TICK_S, max(0.0, self._later[0][0] - time.monotonic()))
+    def _drain(self) -> None:
+        """After an error: let what runs end, and commit what still can be committed."""
+        while self._in_flight and not self.stop.drop:
+            with contextlib.suppress(SetupError):  # the first error is the one that is told
+                self._take_message()()
+
+    def _take_message(self) -> Callable[[], None]:
+        patience_s = _TICK_S
+        if self._later:
+            patience_s = min(_TICK_S, max(0.0, self._later[0][0] - time.monotonic()))
+        try:
+            return self._inbox.get(timeout=patience_s)
+        except queue.Empty:
+            return wake_up
+
+    def _announce_stop(self) -> None:
+        if self.stop.requested.is_set() and not self._announced_stop:
+            self._announced_stop = True
+            self._emit(events.StopRequested(self.stop.reason, len(self._in_flight)))
+
+    # -- devices --------------------------------------------------------------------------------
 
     def _load_models(self) -> None:
-        """Load every device's model side by side; a device that cannot is taken out."""
+        """Load every device's model side by side; a device that cannot is taken out.
+
+        A stop leaves at once: nothing has begun, and a library that loads cannot be interrupted.
+        """
         ids = [load.device.id for load in self._balancer.loads()]
-        with ThreadPoolExecutor(len(ids), thread_name_prefix="Loader") as executor:
-            loading = {device: executor.submit(self._load_model, device) for device in ids}
+        executor = concurrent.futures.ThreadPoolExecutor(len(ids), thread_name_prefix="Loader")
+        loading = {device: executor.submit(self._load_model, device) for device in ids}
+        waiting = set(loading.values())
+        while waiting:
+            waiting = concurrent.futures.wait(waiting, timeout=_TICK_S).not_done
+            if waiting and self.stop.requested.is_set():
+                executor.shutdown(wait=False)
+                self.result.dropped = True
+                return
+        executor.shutdown()
         for device, future in loading.items():
             try:
                 for warning in future.result().warnings:
@@ -218,23 +198,35 @@ class Runner:
                 self._emit(events.DeviceOut(load.device.id, load.out_reason))
 
     def _slot_free(self) -> bool:
-        if len(self._in_flight) >= self._pool.workers:
-            return False
         self._tell_of_devices()
         loads = [load for load in self._balancer.loads() if load.out_reason is None]
-        # With no device left, lease() is what explains it.
-        return not loads or any(load.active < load.maximum for load in loads)
+        if not loads:
+            # lease() explains that no device is left, once nothing runs any more.
+            return not self._in_flight
+        free = any(load.active < load.maximum for load in loads)
+        return free and len(self._in_flight) < self._pool.workers
+
+    # -- dispatch -------------------------------------------------------------------------------
 
     def _dispatch(self) -> None:
-        while not self._stop.is_set():
+        while not self.stop.requested.is_set() and not self._pause.open:
             self._todo.extend(self._due())
-            if not self._todo or not self._slot_free():
+            if not self._todo or self._must_be_alone() or not self._slot_free():
                 return
             try:
-                lease = self._balancer.lease(cancelled=self._stop)
+                lease = self._balancer.lease(cancelled=self.stop.requested)
             except Cancelled:
                 return
             self._begin(self._todo.popleft(), lease)
+
+    def _must_be_alone(self) -> bool:
+        """Whether to wait because of an asset that ran when the program crashed.
+
+        Such an asset runs with nothing beside it, so that another crash convicts or clears it.
+        """
+        if not self._in_flight:
+            return False
+        return self._todo[0].suspect or any(f.planned.suspect for f in self._in_flight.values())
 
     def _due(self) -> list[Planned]:
         """Retries whose delay is over."""
@@ -259,6 +251,7 @@ class Runner:
             lease.release()
             self._todo.appendleft(planned)
             raise
+        self._tries[asset.id] += 1
         job = Job(
             asset=asset,
             decoding=planned.decoding,
@@ -270,7 +263,7 @@ class Runner:
             attempt=attempt,
             position=self._positions[asset.id],
             total=len(self._positions),
-            published_json=planned.published_json if planned.action is Action.RENDER else None,
+            published=planned.published if planned.action is Action.RENDER else None,
         )
         self._in_flight[asset.id] = _InFlight(
             planned, job, lease, self._balancer.status_line(), time.monotonic()
@@ -278,7 +271,7 @@ class Runner:
         self._pool.submit(
             job,
             started=lambda job, worker: self._inbox.put(lambda: self._started(job, worker)),
-            finished=lambda finished: self._inbox.put(lambda: self._commit(finished)),
+            finished=lambda finished: self._inbox.put(lambda: self._finished(finished)),
         )
 
     # -- messages of workers --------------------------------------------------------------------
@@ -304,93 +297,89 @@ class Runner:
             )
         )
 
-    def _commit(self, finished: Finished) -> None:
-        job, outcome = finished.job, finished.outcome
-        flight = self._in_flight[job.asset.id]
-        delay_s = None
-        if outcome.device_failed:
+    def _finished(self, finished: Finished) -> None:
+        flight = self._in_flight.pop(finished.job.asset.id)
+        try:
+            self._commit(flight, finished.outcome, finished.worker)
+        finally:
+            flight.lease.release()
+
+    def _commit(self, flight: _InFlight, outcome: Outcome, worker: str) -> None:
+        job, planned = flight.job, flight.planned
+        if outcome.error_kind is ErrorKind.DISK_FULL:
+            self._todo.appendleft(planned)
+            self._journal.finish(replace(outcome, state=State.INTERRUPTED), counts=False)
+            raise SetupError(outcome.error_text or "The disk is full.")
+        if outcome.device_failed and self._is_the_devices_fault(job, outcome):
+            # Last in line: should it be the asset after all, the others have been done by then.
+            self._todo.append(planned)
             self._journal.finish(replace(outcome, state=State.INTERRUPTED), counts=False)
             self._take_out(job.device, outcome.error_text or "it failed")
-            self._todo.appendleft(flight.planned)
-        else:
-            delay_s = self._retry_delay_s(outcome, job.attempt)
-            # A run that is killed before the next attempt must find it still to be done.
-            pending = delay_s is not None
-            self._journal.finish(replace(outcome, state=State.INTERRUPTED) if pending else outcome)
-        del self._in_flight[job.asset.id]
-        flight.lease.release()
-        if outcome.device_failed:
             return
+        delay_s = self._retry_delay_s(job, outcome)
+        pending = delay_s is not None
+        # A run that is killed before the next attempt must find it still to be done.
+        stands = replace(outcome, state=State.INTERRUPTED) if pending else outcome
+        rendered = outcome.rendered_only and outcome.state is State.DONE
+        self._journal.finish(stands, counts=not rendered)
         if delay_s is not None:
-            ready_s = time.monotonic() + delay_s
-            again = flight.planned
             if outcome.error_kind is ErrorKind.INPUT_CHANGED:
-                again = replace(again, source=source_identity(again.asset.path))
-            heapq.heappush(self._later, (ready_s, next(self._ticket), again))
-        elif outcome.state is State.DONE:
-            self._count_done(outcome, time.monotonic() - flight.begun_s)
+                planned = replace(planned, source=source_identity(planned.asset.path))
+            again = (time.monotonic() + delay_s, next(self._ticket), planned)
+            heapq.heappush(self._later, again)
         else:
-            self.result.failed += 1
+            self.result.count(outcome, time.monotonic() - flight.begun_s)
         self._emit(
             events.AssetFinished(
                 name=job.asset.name,
                 position=job.position,
                 total=job.total,
-                worker=finished.worker,
+                worker=worker,
                 outcome=outcome,
                 wall_s=time.monotonic() - flight.begun_s,
                 will_retry_in_s=delay_s,
             )
         )
-        if outcome.state is State.FAILED and delay_s is None:
+        if outcome.state is State.FAILED and not pending:
             self._after_failure()
 
-    def _count_done(self, outcome: Outcome, busy_s: float) -> None:
-        self.result.done += 1
-        if outcome.rendered_only:
-            self.result.rendered += 1
-            return
-        share = self.result.shares.setdefault(outcome.device, DeviceShare())
-        share.assets += 1
-        share.audio_s += outcome.duration_s or 0.0
-        share.busy_s += busy_s
+    def _is_the_devices_fault(self, job: Job, outcome: Outcome) -> bool:
+        failed = self._failed_devices[job.asset.id]
+        failed.add(outcome.device)
+        return len(failed) < MAX_DEVICES_PER_ASSET
 
-    def _retry_delay_s(self, outcome: Outcome, attempt: int) -> float | None:
+    def _retry_delay_s(self, job: Job, outcome: Outcome) -> float | None:
         """Seconds until the next attempt: doubling, with jitter; None when this was the last."""
+        tries = max(job.attempt, self._tries[job.asset.id])  # attempts begin anew with the input
         if outcome.state is State.DONE or not outcome.transient:
             return None
-        if attempt >= self._options.max_attempts or self._stop.is_set():
+        if tries >= self._options.max_attempts:
             return None
-        delay_s = min(self._options.retry_delay_s * 2.0 ** (attempt - 1), MAX_RETRY_DELAY_S)
+        delay_s = min(self._options.retry_delay_s * 2.0 ** (tries - 1), MAX_RETRY_DELAY_S)
         return delay_s * random.uniform(0.75, 1.25)
 
     def _after_failure(self) -> None:
-        if self._stop.is_set():
+        if self.stop.requested.is_set():
             return
         if self._options.fail_fast:
-            go_on = False
-        elif self._confirm is not None and (self._todo or self._later):
-            go_on = self._confirm()
-        else:
-            go_on = True
+            self._answered(go_on=False)
+        elif self._todo or self._later:
+            self._pause.ask(self._answered)
+
+    def _answered(self, go_on: bool) -> None:
         if not go_on:
             self.result.stopped_by_failure = True
-            self._stop_signal = "a failure"
-            self._stop.set()
+            self.stop.request("a failure")
 
     def _put_back(self) -> None:
-        """Journal what a dropped or broken run still had in hand as interrupted, uncounted."""
+        """Journal what a dropped run still had in hand as interrupted, uncounted."""
         for flight in self._in_flight.values():
             outcome = Outcome(
                 asset_id=flight.job.asset.id,
                 state=State.INTERRUPTED,
                 fingerprint=flight.job.fingerprint,
                 device=flight.job.device,
+                rendered_only=flight.job.published is not None,
             )
-            self._journal.finish(outcome, counts=False)
-        self.result.dropped = bool(self._in_flight)
-        self.result.not_begun += len(self._in_flight)
-
-
-def _nothing() -> None:
-    """The message of a tick."""
+            with contextlib.suppress(SetupError):  # it stays `running`: debris for the next run
+                self._journal.finish(outcome, counts=False)

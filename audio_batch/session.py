@@ -14,28 +14,31 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import FrameType
 from typing import Any
 
 from audio_batch import __version__, events, models, summary
 from audio_batch.assembly import Fleet, build_options, find_model, load_models, open_fleet
 from audio_batch.config import Settings
-from audio_batch.errors import ExitCode, UsageError
+from audio_batch.control import Asker, StopControl
+from audio_batch.engines import Recognizer
+from audio_batch.errors import AudioBatchError, ExitCode, UsageError
 from audio_batch.formats import FORMATS
 from audio_batch.journal import Journal
 from audio_batch.manifest import Asset, Manifest, load, parse_fields
 from audio_batch.media import MediaLimits
 from audio_batch.naming import OutputNamer
 from audio_batch.options import RunOptions
+from audio_batch.outcome import RunResult
 from audio_batch.pipeline import Context, Job, process, source_identity
 from audio_batch.plan import Action, Planned, plan
 from audio_batch.pools import ThreadPool
-from audio_batch.reporters import Reporter
-from audio_batch.runner import Runner, RunResult
-from audio_batch.selection import matcher, parse_condition, select
+from audio_batch.reporters import Reporter, Steady
+from audio_batch.runner import Runner
+from audio_batch.selection import Condition, matcher, parse_condition, select
 from audio_batch.storage import OutputFolder
 from audio_batch.survey import Survey, declared_duration_s
 
@@ -65,14 +68,14 @@ class Request:
 
 
 class Interface:
-    """What a session needs from whoever started it: a reporter for its fleet, and an answer."""
+    """What a session needs from whoever started it: a reporter, an answer, a place to speak."""
 
     def reporter(self, fleet: Fleet, survey: Survey) -> Reporter:
         """Open the reporter of this run."""
         raise NotImplementedError
 
-    def confirm(self) -> Callable[[], bool] | None:
-        """How to ask whether to go on after a failure; None never asks."""
+    def asker(self) -> Asker | None:
+        """Whom to ask after a failure whether to go on; None never asks."""
         return None
 
     def notice(self, text: str, *, warning: bool = False) -> None:
@@ -91,12 +94,13 @@ def execute(request: Request, interface: Interface) -> ExitCode:
         AudioBatchError: whatever keeps the run from beginning or going on.
     """
     settings = request.settings
-    manifest, assets = read_assets(request)
+    manifest = read_manifest(request)
     folder = OutputFolder((settings.output_dir or DEFAULT_OUTPUT).absolute())
     folder.create()
     with ExitStack() as stack:
         stack.enter_context(folder.locked())
-        model = find_model(settings)
+        assets = choose(manifest, settings)
+        model = find_model(settings, say=interface.notice)
         options = build_options(settings, model)
         if model.is_demo:
             interface.notice(models.DEMO_NOTICE, warning=True)
@@ -104,54 +108,181 @@ def execute(request: Request, interface: Interface) -> ExitCode:
         journal = Journal(folder.journal_path)
         stack.callback(journal.close)
         _settle(folder, journal, interface)
-        planned = _plan(manifest, assets, options, model, journal, folder)
+        night = _Night(
+            request, interface, folder, journal, options, model, manifest, assets, RunResult()
+        )
+        code = night.spend(stack)
+        if night.result.dropped:
+            _leave(code)
+        return code
+
+
+@dataclass(slots=True)
+class _Night:
+    """A run that holds its folder: everything that its steps share."""
+
+    request: Request
+    interface: Interface
+    folder: OutputFolder
+    journal: Journal
+    options: RunOptions
+    model: models.ModelReference
+    manifest: Manifest
+    assets: list[Asset]
+    result: RunResult
+    run_id: int | None = None
+
+    def spend(self, stack: ExitStack) -> ExitCode:
+        """Plan, run, sum up; the summary is written however the run ends."""
+        planned = self.plan()
         for item in planned:
             if item.action is Action.QUARANTINE:
-                journal.quarantine(item.asset.id, _QUARANTINE_TEXT)
+                self.journal.quarantine(item.asset.id, _QUARANTINE_TEXT)
         todo = [item for item in planned if item.action in (Action.TRANSCRIBE, Action.RENDER)]
-        result, run_id = RunResult(), None
         if not todo:
-            interface.notice(f"Nothing to do: none of the {len(planned)} assets needs work.")
-        if todo:
-            run_id = journal.begin_run(version=__version__, request=request.to_json())
-            journal.forgive(item.asset.id for item in todo if item.fresh)
-            folder.sweep()
-            fleet = stack.enter_context(open_fleet(options))
-            result = _run(planned, todo, options, model, folder, journal, run_id, fleet, interface)
-        outcome = summary.summarise(
-            manifest=str(request.manifest),
-            output_folder=str(folder.root),
-            asset_ids=[asset.id for asset in assets],
-            entries=journal.entries(),
-            run_id=run_id,
-            result=result,
+            self.interface.notice(f"Nothing to do: none of {len(planned)} assets needs work.")
+            return self.sum_up(todo, changed=any(x.action is Action.QUARANTINE for x in planned))
+        self.run_id = self.journal.begin_run(version=__version__, request=self.request.to_json())
+        self.journal.forgive(item.asset.id for item in todo if item.fresh)
+        self.folder.sweep()
+        try:
+            fleet = stack.enter_context(open_fleet(self.options))
+            self.run(planned, todo, fleet)
+        except AudioBatchError as error:
+            self.sum_up(todo, failed_with=error.exit_code)
+            raise
+        return self.sum_up(todo)
+
+    def plan(self) -> list[Planned]:
+        """What is to be done about each asset."""
+        # Over the whole manifest, so that a name never depends on which assets were selected; and
+        # past the names of other manifests' assets that this folder holds.
+        ids = {asset.id for asset in self.manifest.assets}
+        entries = list(self.journal.entries())
+        taken = {
+            PurePosixPath(output.path).with_suffix("")
+            for entry in entries
+            if entry.asset_id not in ids
+            for output in entry.outputs
+            if output.format == "json"
+        }
+        names = OutputNamer(self.options.output_template).names(self.manifest.assets, taken=taken)
+        return plan(
+            self.assets,
+            entries,
+            self.options,
+            model_identity=self.model.identity,
+            output_names={asset_id: name.as_posix() for asset_id, name in names.items()},
+            root=self.folder.root,
+            source_identity=source_identity,
         )
-        if run_id is not None:
-            journal.end_run(run_id, outcome.exit_code)
-            summary.write(outcome, folder.summary_path)
-        interface.show(outcome)
-        if result.dropped:
-            _leave(outcome.exit_code)
+
+    def run(self, planned: Sequence[Planned], todo: Sequence[Planned], fleet: Fleet) -> None:
+        """Drive the runner, with its reporter and the signals, to its end."""
+        survey = Survey([item.asset for item in todo if item.action is Action.TRANSCRIBE])
+        reporter = Steady(self.interface.reporter(fleet, survey))
+        recognizers = load_models(self.options, self.model, fleet)
+        assert self.run_id is not None
+        runner = Runner(
+            options=self.options,
+            journal=self.journal,
+            run_id=self.run_id,
+            balancer=fleet.balancer,
+            pool=lambda progress: self.pool(fleet, recognizers, progress),
+            load_model=recognizers,
+            emit=reporter.handle,
+            asker=self.interface.asker(),
+        )
+        self.result = runner.result
+        reporter.handle(self.opening(planned, todo, fleet))
+        try:
+            with _signals(runner.stop), _crash_report(self.folder.crash_log_path):
+                runner.run(todo)
+        finally:
+            survey.stop()
+            reporter.close()
+
+    def pool(
+        self,
+        fleet: Fleet,
+        recognizers: Callable[[str], Recognizer],
+        progress: Callable[[Job, str, float, float], None],
+    ) -> ThreadPool:
+        """The workers of this run."""
+        context = Context(
+            root=self.folder.root,
+            options=self.options,
+            model_name=self.model.name,
+            model_identity=self.model.identity,
+            recognizer=recognizers,
+            limits=MediaLimits(max_duration_s=self.options.max_duration_s),
+            progress=progress,
+        )
+        return ThreadPool(lambda job: process(job, context), fleet.workers)
+
+    def opening(
+        self, planned: Sequence[Planned], todo: Sequence[Planned], fleet: Fleet
+    ) -> events.RunStarted:
+        """What there is to do, and on what."""
+        known = [item.asset.duration_s for item in todo]
+        left = (Action.LEAVE_FAILED, Action.QUARANTINE)
+        return events.RunStarted(
+            todo=len(todo),
+            todo_audio_s=sum(d for d in known if d) if all(known) else None,
+            already_done=sum(item.action is Action.KEEP for item in planned),
+            failed_before=sum(item.action in left for item in planned),
+            slots=fleet.workers,
+            devices=tuple(
+                device.id if device.kind == "cpu" else f"{device.id} ({device.name})"
+                for device in fleet.devices
+            ),
+            output_folder=str(self.folder.root),
+        )
+
+    def sum_up(
+        self,
+        todo: Sequence[Planned],
+        *,
+        changed: bool = False,
+        failed_with: ExitCode | None = None,
+    ) -> ExitCode:
+        """Count what stands, journal the run's end, write `summary.json`, show the table."""
+        outcome = summary.summarise(
+            manifest=str(self.request.manifest),
+            output_folder=str(self.folder.root),
+            asset_ids=[asset.id for asset in self.assets],
+            entries=self.journal.entries(),
+            run_id=self.run_id,
+            todo_ids={item.asset.id for item in todo},
+            result=self.result,
+        )
+        outcome.exit_code = failed_with or outcome.exit_code
+        if self.run_id is not None:
+            self.journal.end_run(self.run_id, outcome.exit_code)
+        if self.run_id is not None or changed:
+            summary.write(outcome, self.folder.summary_path)
+        # What cannot be shown is in the file.
+        with suppress(OSError, ValueError):
+            self.interface.show(outcome)
         return ExitCode(outcome.exit_code)
 
 
 _QUARANTINE_TEXT = (
     "The program crashed each time it worked on this asset; it is set aside. "
-    "See .audio-batch/crash.log; --retry-failed tries it again."
+    "See .audio-batch/crash.previous.log; --retry-failed tries it again."
 )
 
 
-def read_assets(request: Request) -> tuple[Manifest, list[Asset]]:
-    """Load the manifest and choose its assets.
+def read_manifest(request: Request) -> Manifest:
+    """Load the manifest.
 
     Raises:
         ManifestError: all its problems at once.
-        UsageError: a condition that cannot be read, or nothing is chosen.
+        UsageError: a condition that cannot be read.
     """
     settings = request.settings
-    where = [parse_condition(text, "--where") for text in settings.where or ()]
-    exclude = [parse_condition(text, "--exclude") for text in settings.exclude or ()]
-    manifest = load(
+    where, exclude = _conditions(settings)
+    return load(
         request.manifest,
         root=settings.root,
         fields=parse_fields(settings.field or ()),
@@ -159,6 +290,15 @@ def read_assets(request: Request) -> tuple[Manifest, list[Asset]]:
         known_formats=frozenset(FORMATS),
         wanted=matcher(where, exclude),
     )
+
+
+def choose(manifest: Manifest, settings: Settings) -> list[Asset]:
+    """The assets that the settings select, in their order.
+
+    Raises:
+        UsageError: none is left.
+    """
+    where, exclude = _conditions(settings)
     assets = select(
         manifest.assets,
         where=where,
@@ -174,7 +314,13 @@ def read_assets(request: Request) -> tuple[Manifest, list[Asset]]:
             "--limit.",
             remedy="`audio-batch manifest check` shows what they leave.",
         )
-    return manifest, assets
+    return assets
+
+
+def _conditions(settings: Settings) -> tuple[list[Condition], list[Condition]]:
+    where = [parse_condition(text, "--where") for text in settings.where or ()]
+    exclude = [parse_condition(text, "--exclude") for text in settings.exclude or ()]
+    return where, exclude
 
 
 def _speaker_notice(assets: Sequence[Asset], interface: Interface) -> None:
@@ -201,101 +347,15 @@ def _settle(folder: OutputFolder, journal: Journal, interface: Interface) -> Non
         crash.replace(crash.with_suffix(".previous.log"))
 
 
-def _plan(
-    manifest: Manifest,
-    assets: Sequence[Asset],
-    options: RunOptions,
-    model: models.ModelReference,
-    journal: Journal,
-    folder: OutputFolder,
-) -> list[Planned]:
-    # Over the whole manifest, so that a name never depends on which assets were selected.
-    names = OutputNamer(options.output_template).names(manifest.assets)
-    return plan(
-        assets,
-        journal.entries(),
-        options,
-        model_identity=model.identity,
-        output_names={asset_id: name.as_posix() for asset_id, name in names.items()},
-        root=folder.root,
-        source_identity=source_identity,
-    )
-
-
-def _run(
-    planned: Sequence[Planned],
-    todo: Sequence[Planned],
-    options: RunOptions,
-    model: models.ModelReference,
-    folder: OutputFolder,
-    journal: Journal,
-    run_id: int,
-    fleet: Fleet,
-    interface: Interface,
-) -> RunResult:
-    survey = Survey([item.asset for item in todo if item.action is Action.TRANSCRIBE])
-    reporter = interface.reporter(fleet, survey)
-    recognizers = load_models(options, model, fleet)
-
-    def open_pool(progress: Callable[[Job, str, float, float], None]) -> ThreadPool:
-        context = Context(
-            root=folder.root,
-            options=options,
-            model_name=model.name,
-            model_identity=model.identity,
-            recognizer=recognizers,
-            limits=MediaLimits(max_duration_s=options.max_duration_s),
-            progress=progress,
-        )
-        return ThreadPool(lambda job: process(job, context), fleet.workers)
-
-    runner = Runner(
-        options=options,
-        journal=journal,
-        run_id=run_id,
-        balancer=fleet.balancer,
-        pool=open_pool,
-        load_model=recognizers,
-        emit=reporter.handle,
-        confirm=interface.confirm(),
-    )
-    known = [item.asset.duration_s for item in todo]
-    reporter.handle(
-        events.RunStarted(
-            todo=len(todo),
-            todo_audio_s=sum(d for d in known if d) if all(known) else None,
-            already_done=sum(item.action is Action.KEEP for item in planned),
-            failed_before=sum(
-                item.action in (Action.LEAVE_FAILED, Action.QUARANTINE) for item in planned
-            ),
-            slots=fleet.workers,
-            devices=tuple(
-                device.id if device.kind == "cpu" else f"{device.id} ({device.name})"
-                for device in fleet.devices
-            ),
-            output_folder=str(folder.root),
-        )
-    )
-    try:
-        with _signals(runner), _crash_report(folder.crash_log_path):
-            return runner.run(todo)
-    finally:
-        survey.stop()
-        reporter.close()
-
-
 @contextmanager
-def _signals(runner: Runner) -> Iterator[None]:
+def _signals(stop: StopControl) -> Iterator[None]:
     """Turn signals into requests to stop: once finishes what runs, twice drops it.
 
     SIGTERM (a scheduler's, a shutdown's) leaves running work a grace period and no more.
     """
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        if runner.loading and runner.stopping:
-            _leave(ExitCode.INTERRUPTED)  # nothing has begun; a model that loads cannot be stopped
-        name = signal.Signals(number).name
-        runner.request_stop(name, within_grace=number != signal.SIGINT)
+        stop.request(signal.Signals(number).name, within_grace=number != signal.SIGINT)
 
     names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
     previous = {}

@@ -129,18 +129,15 @@ def output_error(error: OSError, target: Path) -> AssetError:
             transient=True,
         )
     reason = error.strerror or type(error).__name__
+    passing = [errno.EIO, errno.EAGAIN, errno.EINTR, errno.ESTALE]
+    if os.name == "nt":
+        passing.append(errno.EACCES)  # a virus scanner or a viewer has the file open
     return AssetError(
         ErrorKind.OUTPUT,
         f"{target.name} could not be written: {reason}.",
         remedy="Check the output folder's permissions and its file system.",
-        transient=error.errno in (errno.EIO, errno.EAGAIN, errno.EINTR, errno.ESTALE),
+        transient=error.errno in passing,
     )
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class OutputFolder:
@@ -177,7 +174,8 @@ class OutputFolder:
         Raises:
             LockedError: another run holds it (exit 11).
         """
-        lock = filelock.FileLock(self.state / "run.lock", timeout=0)
+        # Never the soft kind, which a dead process would leave behind.
+        lock = filelock.FileLock(self.state / "run.lock", timeout=0, fallback_to_soft=False)
         try:
             lock.acquire()
         except filelock.Timeout:
@@ -185,9 +183,9 @@ class OutputFolder:
                 f"Another run is at work in {self.root}.",
                 remedy="Wait for it, or choose another --output-dir; nothing needs unlocking.",
             ) from None
-        except OSError as error:
+        except (OSError, NotImplementedError) as error:
             raise SetupError(
-                f"The lock in {self.state} cannot be taken: {error.strerror or error}.",
+                f"The lock in {self.state} cannot be taken: {error}.",
                 remedy="Choose an --output-dir on a file system that has locks.",
             ) from error
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,8 @@ from rich.table import Table
 from audio_batch import __version__
 from audio_batch.errors import ExitCode
 from audio_batch.journal import JournalEntry
-from audio_batch.outcome import State
+from audio_batch.outcome import DeviceShare, RunResult, State
 from audio_batch.reporters import clock
-from audio_batch.runner import DeviceShare, RunResult
 from audio_batch.storage import write_atomic
 from audio_batch.text import for_terminal
 
@@ -95,9 +94,13 @@ def summarise(
     asset_ids: Iterable[str],
     entries: Iterable[JournalEntry],
     run_id: int | None,
+    todo_ids: Set[str] = frozenset(),
     result: RunResult,
 ) -> Summary:
-    """Count from the journal, which is what stands; `result` adds what only the run knows."""
+    """Count from the journal, which is what stands; `result` adds what only the run knows.
+
+    An asset of `todo_ids` that this run has not come to is not done, whatever an earlier run says.
+    """
     wanted = set(asset_ids)
     summary = Summary(
         manifest=manifest,
@@ -116,7 +119,8 @@ def summarise(
         devices_out=dict(result.devices_out),
     )
     for entry in entries:
-        if entry.asset_id in wanted:
+        stale = entry.asset_id in todo_ids and entry.run_id != run_id
+        if entry.asset_id in wanted and not stale:
             _count(summary, entry, entry.run_id == run_id)
     summary.exit_code = _exit_code(summary, result)
     return summary
@@ -152,7 +156,7 @@ def _count(summary: Summary, entry: JournalEntry, now: bool) -> None:
 
 
 def _exit_code(summary: Summary, result: RunResult) -> ExitCode:
-    if result.interrupted:
+    if result.interrupted and summary.not_done:
         return ExitCode.INTERRUPTED
     if summary.failed or summary.failed_before or summary.not_done:
         return ExitCode.SOME_FAILED
@@ -161,8 +165,8 @@ def _exit_code(summary: Summary, result: RunResult) -> ExitCode:
 
 def write(summary: Summary, path: Path) -> None:
     """Write `summary.json` atomically."""
-    text = json.dumps(summary.to_json(), indent=2, ensure_ascii=False)
-    write_atomic(path, (text + "\n").encode("utf-8", "backslashreplace"))
+    text = json.dumps(summary.to_json(), indent=2, ensure_ascii=True)
+    write_atomic(path, (text + "\n").encode("ascii"))
 
 
 def show(summary: Summary, console: Console) -> None:

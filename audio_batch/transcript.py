@@ -81,12 +81,14 @@ class Transcript:
         return {"schema_version": SCHEMA_VERSION, **body, "text": self.text}
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Transcript:
+    def from_json(cls, data: Any) -> Transcript:
         """Read what `to_json` wrote.
 
         Raises:
             ValueError: the object is of a newer schema, or is no transcript.
         """
+        if not isinstance(data, dict):
+            raise ValueError("not a transcript: no JSON object")
         version = data.get("schema_version")
         if not isinstance(version, int) or version > SCHEMA_VERSION or version < 1:
             raise ValueError(

@@ -36,8 +36,9 @@ def test_none_is_not_a_setting() -> None:
 @pytest.mark.parametrize("name", sorted(SEQUENTIAL_ONLY))
 def test_what_batches_cannot_do_is_refused_with_the_way_out(name: str) -> None:
     value: Any = True if name == "condition_on_previous_text" else 1
-    with pytest.raises(UsageError, match=r"batched decoding.*--batch-size 1"):
-        resolve(**{name: value})
+    for given in (value, 0) if value is not True else (value,):
+        with pytest.raises(UsageError, match=r"batched decoding.*--batch-size 1"):
+            resolve(**{name: given})
     assert getattr(resolve(**{name: value, "batch_size": 1}), name) == value
 
 

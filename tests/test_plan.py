@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from audio_batch.errors import ErrorKind
 from audio_batch.journal import JournalEntry
 from audio_batch.manifest import Asset
 from audio_batch.options import DecodingOptions, RunOptions
@@ -31,7 +32,7 @@ def entry(root: Path, options: RunOptions = OPTIONS, **more: Any) -> JournalEntr
         "state": State.DONE,
         "source": "1:1",
         "fingerprint": options.recognition_fingerprint(options.decoding, "id"),
-        "rendering": f"{options.render_fingerprint(('json', 'txt'))}:a",
+        "rendering": f"{options.render_fingerprint(('json', 'txt'))}:a|{options.admission}",
         "attempts": 1,
         "deaths": 0,
         "outputs": tuple(outputs),
@@ -133,6 +134,65 @@ def test_what_crashed_the_program_too_often_is_set_aside(tmp_path: Path) -> None
     assert action(tmp_path, row) is Action.TRANSCRIBE
     row = dataclasses.replace(row, deaths=3)
     assert action(tmp_path, row) is Action.QUARANTINE
+
+
+def test_a_crash_makes_a_suspect_that_comes_last(tmp_path: Path) -> None:
+    row = entry(tmp_path, state=State.INTERRUPTED, outputs=(), deaths=1)
+    others = [dataclasses.replace(ASSET, id=id_, position=n) for n, id_ in enumerate("bc", 1)]
+    items = plan(
+        [ASSET, *others],
+        [row],
+        OPTIONS,
+        model_identity="id",
+        output_names={"a": "a", "b": "b", "c": "c"},
+        root=tmp_path,
+        source_identity=lambda _: "1:1",
+    )
+    assert [(item.asset.id, item.suspect) for item in items] == [
+        ("b", False),
+        ("c", False),
+        ("a", True),
+    ]
+
+
+def test_limits_that_refuse_recordings_touch_only_what_they_refused(tmp_path: Path) -> None:
+    higher = dataclasses.replace(OPTIONS, max_duration_s=1e6)
+    assert action(tmp_path, entry(tmp_path), options=higher) is Action.KEEP
+    row = entry(tmp_path, state=State.FAILED, outputs=(), error_kind=ErrorKind.MEDIA_LIMIT)
+    assert action(tmp_path, row) is Action.LEAVE_FAILED
+    (planned,) = plan(
+        [ASSET],
+        [row],
+        higher,
+        model_identity="id",
+        output_names={"a": "a"},
+        root=tmp_path,
+        source_identity=lambda _: "1:1",
+    )
+    assert planned.action is Action.TRANSCRIBE
+
+
+def test_damage_is_refused_afterwards_where_that_is_asked_for(tmp_path: Path) -> None:
+    strict = dataclasses.replace(OPTIONS, damaged="fail")
+    assert action(tmp_path, entry(tmp_path), options=strict) is Action.KEEP
+    row = entry(tmp_path, notes=("damaged: 3 s of 4 s decoded",))
+    assert action(tmp_path, row, options=strict) is Action.TRANSCRIBE
+    assert action(tmp_path, row) is Action.KEEP
+
+
+def test_a_failed_rendering_is_rendered_again_when_asked_for(tmp_path: Path) -> None:
+    row = entry(tmp_path, state=State.FAILED)
+    again = dataclasses.replace(OPTIONS, retry_failed=True)
+    (planned,) = plan(
+        [ASSET],
+        [row],
+        again,
+        model_identity="id",
+        output_names={"a": "a"},
+        root=tmp_path,
+        source_identity=lambda _: "1:1",
+    )
+    assert (planned.action, planned.fresh) == (Action.RENDER, True)
 
 
 def test_overwrite_does_everything(tmp_path: Path) -> None:

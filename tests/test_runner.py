@@ -20,11 +20,11 @@ from audio_batch.gpu.devices import CPU, Device
 from audio_batch.journal import Journal
 from audio_batch.manifest import Asset
 from audio_batch.options import DecodingOptions, RunOptions
-from audio_batch.outcome import Outcome, State
+from audio_batch.outcome import Outcome, RunResult, State
 from audio_batch.pipeline import Job
 from audio_batch.plan import Action, Planned
 from audio_batch.pools import Pool, SerialPool, ThreadPool
-from audio_batch.runner import Runner, RunResult
+from audio_batch.runner import Runner
 
 Work = Callable[[Job], Outcome]
 GPUS = tuple(Device(f"cuda:{n}", "cuda", n, f"GPU-{n}", "T", None) for n in range(3))
@@ -87,6 +87,7 @@ class House:
         load_model: Callable[[str], Any] = lambda _: Model(),
         options: RunOptions = OPTIONS,
         during: Callable[[Runner], None] | None = None,
+        todo: list[Planned] | None = None,
         **more: Any,
     ) -> RunResult:
         caps = caps or dict.fromkeys((device.id for device in devices), 2)
@@ -105,7 +106,7 @@ class House:
             )
             if during is not None:
                 threading.Thread(target=during, args=(self.runner,), daemon=True).start()
-            return self.runner.run(planned(count))
+            return self.runner.run(planned(count) if todo is None else todo)
         finally:
             journal.close()
 
@@ -182,7 +183,7 @@ def test_a_run_that_dies_between_two_attempts_leaves_the_asset_to_be_done(house:
     def stop(runner: Runner) -> None:
         while not any(isinstance(event, events.AssetFinished) for event in house.told):
             time.sleep(0.01)
-        runner.request_stop("SIGINT")
+        runner.stop.request("SIGINT")
 
     result = house.run(1, lambda job: failed(job, transient=True), options=slow, during=stop)
     assert (result.interrupted, result.not_begun) == (True, 1)
@@ -206,7 +207,7 @@ def test_with_no_device_left_the_run_says_so_and_keeps_what_is_done(house: House
         return done(job) if job.asset.id == "a0" else failed(job, device=True)
 
     with pytest.raises(SetupError, match="No device is left"):
-        house.run(5, work)
+        house.run(5, work, pool=SerialPool)
     states = house.states()
     assert (states[State.DONE], states[State.FAILED], states[State.RUNNING]) == (1, 0, 0)
 
@@ -241,7 +242,7 @@ def test_one_stop_finishes_what_runs_and_begins_nothing(house: House) -> None:
 
     def stop(runner: Runner) -> None:
         begun.wait(10)
-        runner.request_stop("SIGINT")
+        runner.stop.request("SIGINT")
         go.set()
 
     result = house.run(20, work, during=stop)
@@ -262,9 +263,9 @@ def test_a_second_stop_or_the_end_of_the_grace_drops_what_runs(house: House, gra
 
     def stop(runner: Runner) -> None:
         begun.wait(10)
-        runner.request_stop("SIGTERM", within_grace=grace)
+        runner.stop.request("SIGTERM", within_grace=grace)
         if not grace:
-            runner.request_stop("SIGTERM")
+            runner.stop.request("SIGTERM")
 
     result = house.run(20, work, during=stop, grace_s=0.1)
     go.set()
@@ -282,10 +283,145 @@ def test_fail_fast_begins_nothing_after_a_failure(house: House) -> None:
     assert result.stopped_by_failure
 
 
+class Person:
+    """Answers as told; None never answers."""
+
+    def __init__(self, *answers: bool | None, within_s: float = 30.0) -> None:
+        self.answers = list(answers)
+        self.within_s = within_s
+        self.closed = 0
+
+    def ask(self, answer: Callable[[bool], None]) -> float | None:
+        said = self.answers.pop(0)
+        if said is not None:
+            threading.Timer(0.05, answer, [said]).start()
+        return self.within_s
+
+    def close(self) -> None:
+        self.closed += 1
+
+
 def test_a_person_may_stop_after_a_failure(house: House) -> None:
-    answers = iter([True, False])
-    result = house.run(20, failed, pool=SerialPool, confirm=lambda: next(answers))
-    assert (result.failed, result.not_begun) == (2, 18)
+    person = Person(True, False)
+    result = house.run(20, failed, pool=SerialPool, asker=person)
+    assert (result.failed, result.not_begun, person.closed) == (2, 18, 2)
+
+
+def test_who_does_not_answer_is_not_asked_again(house: House) -> None:
+    person = Person(None, within_s=0.1)
+    result = house.run(5, failed, pool=SerialPool, asker=person)
+    assert (result.failed, result.not_begun, person.answers) == (5, 0, [])
+
+
+def test_what_runs_is_committed_and_a_signal_heard_while_a_question_is_open(house: House) -> None:
+    def work(job: Job) -> Outcome:
+        if job.asset.id == "a0":
+            return failed(job)
+        time.sleep(0.3)
+        return done(job)
+
+    def stop(runner: Runner) -> None:
+        while house.states()[State.DONE] < 1:
+            time.sleep(0.02)
+        runner.stop.request("SIGINT")
+
+    began = time.monotonic()
+    result = house.run(20, work, asker=Person(None, within_s=60.0), during=stop)
+    assert time.monotonic() - began < 30
+    assert result.interrupted
+    assert (result.failed, result.done) == (1, 1)
+
+
+def test_an_input_that_never_rests_is_given_up(house: House) -> None:
+    def work(job: Job) -> Outcome:
+        changed = failed(job, transient=True)
+        return dataclasses.replace(changed, error_kind=ErrorKind.INPUT_CHANGED)
+
+    result = house.run(1, work)
+    assert result.failed == 1
+    assert house.attempts() == 3
+
+
+def test_a_failure_that_may_pass_stays_to_be_done_when_the_run_is_stopped(house: House) -> None:
+    def work(job: Job) -> Outcome:
+        assert house.runner is not None
+        house.runner.stop.request("SIGINT")
+        return failed(job, transient=True)
+
+    result = house.run(2, work, pool=SerialPool)
+    assert (result.failed, result.not_begun) == (0, 2)
+    assert house.states() == {State.INTERRUPTED: 1}
+
+
+def test_a_full_disk_ends_the_run_and_leaves_everything_to_be_done(house: House) -> None:
+    def work(job: Job) -> Outcome:
+        full = dataclasses.replace(failed(job), error_kind=ErrorKind.DISK_FULL, error_text="full")
+        return done(job) if job.asset.id == "a0" else full
+
+    with pytest.raises(SetupError, match="full"):
+        house.run(9, work, pool=SerialPool)
+    assert house.states() == {State.DONE: 1, State.INTERRUPTED: 1}
+    entries = {entry.asset_id: entry for entry in Journal(house.path, read_only=True).entries()}
+    assert entries["a1"].attempts == 0
+
+
+def test_an_asset_that_breaks_every_device_does_not_take_the_night(house: House) -> None:
+    def work(job: Job) -> Outcome:
+        return failed(job, device=True) if job.asset.id == "a0" else done(job)
+
+    result = house.run(12, work, devices=GPUS)
+    assert (result.done, result.failed) == (11, 1)
+    assert len(result.devices_out) == 1
+
+
+def test_what_ran_when_the_program_crashed_runs_alone(house: House) -> None:
+    lock, running, beside = threading.Lock(), set[str](), set[str]()
+
+    def work(job: Job) -> Outcome:
+        with lock:
+            running.add(job.asset.id)
+            if "a7" in running:
+                beside.update(running)
+        time.sleep(0.05)
+        with lock:
+            running.discard(job.asset.id)
+        return done(job)
+
+    todo = planned(12)
+    todo[7] = dataclasses.replace(todo[7], suspect=True)
+    assert house.run(0, work, todo=todo, devices=GPUS).done == 12
+    assert beside == {"a7"}
+
+
+def test_work_that_runs_when_the_last_device_fails_is_committed_first(house: House) -> None:
+    def work(job: Job) -> Outcome:
+        if job.asset.id == "a0":
+            return failed(job, device=True)
+        time.sleep(0.4)
+        return done(job)
+
+    with pytest.raises(SetupError, match="No device is left"):
+        house.run(5, work)
+    assert house.states()[State.DONE] >= 1
+    assert house.states()[State.RUNNING] == 0
+
+
+def test_a_stop_while_models_load_leaves_at_once(house: House) -> None:
+    go = threading.Event()
+
+    def load(_: str) -> Model:
+        go.wait(60)
+        return Model()
+
+    def stop(runner: Runner) -> None:
+        time.sleep(0.2)
+        runner.stop.request("SIGTERM", within_grace=True)
+
+    result = house.run(5, done, load_model=load, during=stop)
+    go.set()
+    assert (result.interrupted, result.dropped, result.not_begun) == (True, True, 5)
+    assert any(isinstance(event, events.StopRequested) for event in house.told)
+    assert house.attempts() == 0
 
 
 def test_each_assignment_is_told_with_the_line_the_users_know(house: House) -> None:

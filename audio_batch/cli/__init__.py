@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -70,11 +72,22 @@ def run_app(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         _say("Interrupted. Run the same command again to go on.")
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
+    except BrokenPipeError:  # `status | head`: whoever reads has seen enough
+        _give_up_output()
         return ExitCode.OK
     except Exception as error:
         return _unexpected(error)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _give_up_output()
     return answer if isinstance(answer, int) else ExitCode.OK
+
+
+def _give_up_output() -> None:
+    """Keep the interpreter from failing at its end over output that nobody takes any more."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _unexpected(error: Exception) -> int:
@@ -100,4 +113,5 @@ def _explain(error: ManifestError) -> None:
 
 
 def _say(text: str) -> None:
-    print(for_terminal(redact(text)), file=sys.stderr)
+    with contextlib.suppress(OSError, ValueError):
+        print(for_terminal(redact(text)), file=sys.stderr)

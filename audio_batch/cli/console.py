@@ -13,6 +13,9 @@ from rich.console import Console
 from audio_batch import logs, summary
 from audio_batch.assembly import Fleet
 from audio_batch.config import Settings
+from audio_batch.control import Asker
+from audio_batch.errors import ExitCode
+from audio_batch.models import DEMO, REPOSITORIES
 from audio_batch.reporters import LiveReporter, LogReporter, Reporter
 from audio_batch.session import Interface, Request, execute
 from audio_batch.survey import Survey
@@ -27,7 +30,11 @@ def start(manifest: Path, settings: Settings, config: Path | None) -> int:
     if config is not None:
         interface.notice(f"Settings from {config}.")
     request = Request(manifest.expanduser().absolute(), _absolute(settings))
-    return int(execute(request, interface))
+    try:
+        return int(execute(request, interface))
+    except KeyboardInterrupt:  # before the run had begun to listen
+        interface.notice("Interrupted before anything began. Run it again.", warning=True)
+        return ExitCode.INTERRUPTED
 
 
 def _absolute(settings: Settings) -> Settings:
@@ -37,7 +44,8 @@ def _absolute(settings: Settings) -> Settings:
     update: dict[str, object] = {
         name: path.expanduser().absolute() for name, path in found.items() if path is not None
     }
-    if settings.model and Path(settings.model).expanduser().is_dir():
+    known = settings.model in (None, DEMO, *REPOSITORIES)
+    if settings.model and not known and Path(settings.model).expanduser().is_dir():
         update["model"] = str(Path(settings.model).expanduser().absolute())
     return settings.model_copy(update=update)
 
@@ -85,15 +93,36 @@ class ConsoleInterface(Interface):
             style = "yellow" if warning else None
             self._console.print(text, style=style, markup=False, highlight=False)
 
-    def confirm(self) -> Callable[[], bool] | None:
-        """See `Interface.confirm`: only with a person at a terminal, and without --yes."""
+    def asker(self) -> Asker | None:
+        """See `Interface.asker`: only with a person at a terminal, and without --yes."""
         if self._settings.yes or not self._on_terminal or not sys.stdin.isatty():
             return None
-        return self._ask
+        return Question(self._console, self._live)
 
-    def _ask(self) -> bool:
-        if self._settings.yes:
-            return True
+    def show(self, result: summary.Summary) -> None:
+        """See `Interface.show`."""
+        if not self._settings.quiet or result.exit_code:
+            summary.show(result, self._console)
+
+
+class Question:
+    """Asks on the terminal without waiting there: one thread reads whatever is typed.
+
+    A thread that waits for a line cannot be ended, on any system; so there is one for the whole
+    run, a daemon that holds nobody up, and what is typed without a question is thrown away.
+    """
+
+    def __init__(self, console: Console, live: LiveReporter | None) -> None:
+        self._console = console
+        self._live = live
+        self._always = False
+        self._answer: Callable[[bool], None] | None = None
+        self._thread = threading.Thread(target=self._read, daemon=True, name="question")
+
+    def ask(self, answer: Callable[[bool], None]) -> float | None:
+        """See `Asker.ask`."""
+        if self._always:
+            return None
         if self._live is not None:
             self._live.pause()
         self._console.print(
@@ -102,30 +131,20 @@ class ConsoleInterface(Interface):
             end="",
             highlight=False,
         )
-        answer = _read_line(ANSWER_WITHIN_S).strip().lower()
+        self._answer = answer
+        if not self._thread.is_alive():
+            self._thread.start()
+        return ANSWER_WITHIN_S
+
+    def close(self) -> None:
+        """See `Asker.close`."""
+        self._answer = None
         if self._live is not None:
             self._live.resume()
-        if answer.startswith("a"):
-            self._settings = self._settings.model_copy(update={"yes": True})
-        return not answer.startswith("n")
 
-    def show(self, result: summary.Summary) -> None:
-        """See `Interface.show`."""
-        if not self._settings.quiet or result.exit_code:
-            summary.show(result, self._console)
-
-
-def _read_line(within_s: float) -> str:
-    """A line from the terminal, or "" when none comes in time.
-
-    The thread that reads cannot be ended, on any system; it is a daemon and holds nobody up.
-    """
-    lines: list[str] = []
-
-    def read() -> None:
-        lines.append(sys.stdin.readline())
-
-    thread = threading.Thread(target=read, daemon=True, name="question")
-    thread.start()
-    thread.join(within_s)
-    return lines[0] if lines else ""
+    def _read(self) -> None:
+        for line in sys.stdin:
+            said, answer = line.strip().lower(), self._answer
+            if answer is not None:
+                self._always = self._always or said.startswith("a")
+                answer(not said.startswith("n"))

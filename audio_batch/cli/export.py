@@ -27,11 +27,14 @@ def export(
     from audio_batch.errors import AssetError, ExitCode, UsageError
     from audio_batch.formats import FORMATS, FormatOptions, parse_formats, render
     from audio_batch.storage import publish
+    from audio_batch.text import for_terminal
     from audio_batch.transcript import Transcript
 
     if not output_dir.is_dir():
         raise UsageError(f"There is no folder {output_dir}.")
     formats = [name for name in parse_formats(output_format) if name != "json"]
+    if not formats:
+        raise UsageError("The JSON is what is read: name another format to write, such as vtt.")
     options = FormatOptions(
         max_line_width=max_line_width,
         max_line_count=max_line_count,
@@ -39,36 +42,40 @@ def export(
     )
     count, bad = 0, []
     for path in _transcripts(output_dir):
+        stem = path.removesuffix(".json")
         try:
-            transcript = Transcript.from_json(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
+            data = (output_dir / path).read_text(encoding="utf-8")
+            transcript = Transcript.from_json(json.loads(data))
+            for name in formats:
+                target = PurePosixPath(f"{stem}{FORMATS[name].suffix}")
+                text = render(name, transcript, options)
+                publish(to or output_dir, target, text, format_name=name)
+            count += 1
+        except (OSError, ValueError, AssetError) as error:
             bad.append(f"{path}: {error}")
-            continue
-        stem = path.relative_to(output_dir).with_name(path.name.removesuffix(".json"))
-        for name in formats:
-            target = PurePosixPath(f"{stem.as_posix()}{FORMATS[name].suffix}")
-            try:
-                publish(
-                    to or output_dir, target, render(name, transcript, options), format_name=name
-                )
-            except AssetError as error:
-                bad.append(str(error))
-        count += 1
-    typer.echo(f"{count} transcripts written as {', '.join(formats)}.", err=True)
-    for line in bad:
-        typer.echo(f"left out: {line}", err=True)
     if not count and not bad:
         raise UsageError(f"{output_dir} holds no transcripts.")
+    typer.echo(f"{count} transcripts written as {', '.join(formats)}.", err=True)
+    for line in bad:
+        typer.echo(for_terminal(f"left out: {line}"), err=True)
     return ExitCode.SOME_FAILED if bad else ExitCode.OK
 
 
-def _transcripts(root: Path) -> Iterator[Path]:
-    """Canonical JSON files: every `.json` but the run's summary and what is in the state folder."""
-    from audio_batch.storage import STATE_FOLDER
+def _transcripts(root: Path) -> Iterator[str]:
+    """Canonical JSON files, relative to `root`: those of the journal, else all that there are."""
+    from audio_batch.journal import Journal
+    from audio_batch.storage import STATE_FOLDER, OutputFolder
 
-    for folder, folders, names in os.walk(root):
+    folder = OutputFolder(root)
+    if folder.journal_path.is_file():
+        journal = Journal(folder.journal_path, read_only=True)
+        entries = list(journal.entries())
+        journal.close()
+        yield from (o.path for entry in entries for o in entry.outputs if o.format == "json")
+        return
+    for place, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if name != STATE_FOLDER)
         for name in sorted(names):
-            path = Path(folder, name)
-            if name.endswith(".json") and path != root / "summary.json":
-                yield path
+            path = Path(place, name)
+            if name.endswith(".json") and path != folder.summary_path:
+                yield path.relative_to(root).as_posix()

@@ -69,11 +69,12 @@ def check(
     }
     from audio_batch.config import merge
     from audio_batch.errors import ManifestError
-    from audio_batch.session import Request, read_assets
+    from audio_batch.session import Request, choose, read_manifest
 
     settings, _ = merge(flags, config=config, manifest=manifest)
     try:
-        loaded, chosen = read_assets(Request(manifest.expanduser(), settings))
+        loaded = read_manifest(Request(manifest.expanduser(), settings))
+        chosen = choose(loaded, settings)
     except ManifestError as error:
         if as_json:
             _print_json({"valid": False, "error": str(error), "problems": error.problems})

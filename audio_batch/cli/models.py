@@ -23,6 +23,9 @@ def list_models(model_dir: ModelDir = None) -> None:
 
     from audio_batch import models
     from audio_batch.errors import SetupError
+    from audio_batch.logs import quieten
+
+    quieten()
 
     table = Table("name", "repository", "here")
     demo = models.find(models.DEMO)
@@ -43,8 +46,12 @@ def pull(
 ) -> None:
     """Fetch a model now, so that a night run needs no network."""
     from audio_batch import models
+    from audio_batch.logs import quieten
 
-    found = models.find(name, model_dir=model_dir)
+    quieten()
+    found = models.find(
+        name, model_dir=model_dir, refresh=True, say=lambda text: typer.echo(text, err=True)
+    )
     typer.echo(f"{found.name}: {_size(found.size_bytes)} in", err=True)
     typer.echo(str(found.path))
 

@@ -318,17 +318,7 @@ def run(
     log_format: Annotated[
         str | None, opt("plain, or json (a line each) \\[plain].", "--log-format", panel=TALK)
     ] = None,
-    verbose: Annotated[
-        int,
-        typer.Option(
-            "-v",
-            "--verbose",
-            count=True,
-            help="Say more.",
-            rich_help_panel=TALK,
-            show_default=False,
-        ),
-    ] = 0,
+    verbose: Annotated[int, opt("Say more.", "--verbose", "-v", panel=TALK, count=True)] = 0,
     quiet: Annotated[
         bool | None, opt("Only warnings and failures.", "--quiet/--no-quiet", "-q", panel=TALK)
     ] = None,

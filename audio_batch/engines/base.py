@@ -55,6 +55,14 @@ class Recognizer(Protocol):
     warnings: tuple[str, ...]
     """What the user asked for and did not get, one sentence each."""
 
+    def check(self, options: DecodingOptions) -> None:
+        """Refuse options that this model would silently ignore; called before the decoding.
+
+        Raises:
+            AssetError: it cannot do what is asked for.
+        """
+        ...
+
     def transcribe(
         self, samples: NDArray[np.float32], options: DecodingOptions, progress: Progress
     ) -> Recognition:

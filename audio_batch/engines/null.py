@@ -36,6 +36,9 @@ class NullRecognizer:
         self.delay_s = delay_s
         self.description: dict[str, Any] = {"compute_type": "none", "mode": "null"}
 
+    def check(self, options: DecodingOptions) -> None:
+        """See `Recognizer.check`: nothing is beyond it."""
+
     def transcribe(
         self, samples: NDArray[np.float32], options: DecodingOptions, progress: Progress
     ) -> Recognition:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from audio_batch.engines.base import LoadRequest, Progress, Recognition, Recognizer
 from audio_batch.engines.cuda import default_batch_size, preload_libraries, resolve_compute_type
 from audio_batch.errors import AssetError, AudioBatchError, DeviceError, ErrorKind, SetupError
+from audio_batch.models import ModelReference
 from audio_batch.options import DecodingOptions
 from audio_batch.transcript import Segment, Word
 
@@ -30,8 +31,14 @@ class FasterWhisperEngine:
 
     def load(self, request: LoadRequest) -> Recognizer:
         """See `Engine.load`."""
-        import ctranslate2
-        import faster_whisper
+        try:
+            import ctranslate2
+            import faster_whisper
+        except (ImportError, OSError) as error:
+            raise SetupError(
+                f"faster-whisper cannot be imported: {_first_line(error)}.",
+                remedy="Install audio-batch again into a fresh virtual environment.",
+            ) from error
 
         device = request.device
         index = device.cuda_index or 0
@@ -72,7 +79,7 @@ class FasterWhisperEngine:
             "batch_size": batch_size,
             "multilingual": bool(model.model.is_multilingual),
         }
-        return WhisperRecognizer(model, request.model.name, batch_size, description, warnings)
+        return WhisperRecognizer(model, request.model, batch_size, description, warnings)
 
 
 class WhisperRecognizer:
@@ -81,13 +88,13 @@ class WhisperRecognizer:
     def __init__(
         self,
         model: Any,
-        name: str,
+        reference: ModelReference,
         batch_size: int,
         description: dict[str, Any],
         warnings: Sequence[str],
     ) -> None:
         self.model = model
-        self.name = name
+        self.reference = reference
         self.batch_size = batch_size
         self.description = description
         self.warnings = tuple(warnings)
@@ -96,7 +103,6 @@ class WhisperRecognizer:
         self, samples: NDArray[np.float32], options: DecodingOptions, progress: Progress
     ) -> Recognition:
         """See `Recognizer.transcribe`."""
-        self._refuse(options)
         if len(samples) < MIN_SAMPLES:
             return Recognition((), options.language, notes=("too short to hold speech",))
         try:
@@ -106,20 +112,19 @@ class WhisperRecognizer:
         except Exception as error:
             raise translate(error) from error
 
-    def _refuse(self, options: DecodingOptions) -> None:
-        """Stop what this model would silently do otherwise (faster-whisper only logs it)."""
-        if self.description["multilingual"]:
-            return
-        if options.task == "translate":
+    def check(self, options: DecodingOptions) -> None:
+        """See `Recognizer.check`; faster-whisper would only log these."""
+        multilingual, name = self.description["multilingual"], self.reference.name
+        if options.task == "translate" and not (multilingual and self.reference.can_translate):
             raise AssetError(
                 ErrorKind.OPTION,
-                f"The model {self.name!r} knows English only and cannot translate.",
-                remedy="Use a multilingual model such as large-v3.",
+                f"The model {name!r} was not trained to translate.",
+                remedy="Use a multilingual original such as large-v3.",
             )
-        if options.language not in (None, "en"):
+        if not multilingual and options.language not in (None, "en"):
             raise AssetError(
                 ErrorKind.LANGUAGE,
-                f"The model {self.name!r} knows English only, not {options.language!r}.",
+                f"The model {name!r} knows English only, not {options.language!r}.",
                 remedy="Use a multilingual model such as large-v3-turbo.",
             )
 
