@@ -39,6 +39,14 @@ class Reporter(Protocol):
         ...
 
 
+class SteadyConsole(Console):
+    """A console whose reader may leave (`| head`, a closed terminal) without ending the program."""
+
+    def on_broken_pipe(self) -> None:
+        """Fall silent, where rich itself would leave with exit code 1."""
+        self.quiet = True
+
+
 class Steady:
     """A reporter that cannot hurt the run: once its terminal is gone, only the log is told."""
 

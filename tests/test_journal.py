@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sqlite3
 import subprocess
 import sys
@@ -159,6 +160,27 @@ def test_damage_is_diagnosed_with_a_remedy(path: Path, damage: object) -> None:
     path.write_bytes(damage(path.read_bytes()))  # type: ignore[operator]
     with pytest.raises(SetupError, match=r"damaged.*Your outputs are untouched"):
         list(Journal(path).entries())
+
+
+def test_a_hundred_overwritten_journals_are_diagnosed_or_read(path: Path) -> None:
+    """4 kB of noise anywhere: a sentence, never another exception."""
+    journal = opened(path)
+    for number in range(120):
+        start(journal, f"asset-{number}")
+        journal.finish(done(f"asset-{number}"))
+    journal.close()
+    whole, chance, diagnosed = path.read_bytes(), random.Random(7), 0
+    for _ in range(100):
+        at = chance.randrange(0, len(whole) - 4096)
+        path.write_bytes(whole[:at] + chance.randbytes(4096) + whole[at + 4096 :])
+        try:
+            reader = Journal(path, read_only=True)
+            assert len(list(reader.entries())) <= 120
+            reader.last_run()
+        except SetupError as error:
+            diagnosed += 1
+            assert error.remedy
+    assert diagnosed > 50
 
 
 TORN = """

@@ -56,6 +56,33 @@ def test_defaults_that_are_not_known_are_refused(tmp_path: Path) -> None:
         models.find(str(path))
 
 
+def test_a_default_of_a_wrong_type_is_refused(tmp_path: Path) -> None:
+    path = folder(tmp_path / "m", decoding_json='{"beam_size": "five"}')
+    with pytest.raises(SetupError, match=r"beam_size.*Mend it"):
+        models.find(str(path))
+
+
+def test_a_known_name_is_never_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder(tmp_path / "tiny")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SetupError, match="not on this machine"):
+        models.find("tiny", model_dir=tmp_path / "none", offline=True)
+    assert models.find("./tiny").path == (tmp_path / "tiny").resolve()
+
+
+@pytest.mark.parametrize(
+    ("name", "can"),
+    [
+        ("large-v3", True),
+        ("large-v3-turbo", False),
+        ("small.en", False),
+        ("distil-large-v3", False),
+    ],
+)
+def test_what_was_not_trained_to_translate_is_known_by_name(name: str, can: bool) -> None:
+    assert models.ModelReference(name, Path(), "id").can_translate is can
+
+
 @pytest.mark.parametrize("missing", ["model.bin", "config.json", "tokenizer.json"])
 def test_an_incomplete_folder_is_named_with_the_remedy(tmp_path: Path, missing: str) -> None:
     path = folder(tmp_path / "m")
@@ -64,9 +91,11 @@ def test_an_incomplete_folder_is_named_with_the_remedy(tmp_path: Path, missing: 
         models.find(str(path))
 
 
-@pytest.mark.parametrize("name", ["huge", "../x", "a/b/c", "a b/c", "/nowhere/at/all", "x\\y/z"])
+@pytest.mark.parametrize(
+    "name", ["huge", "../x", "a/b/c", "a b/c", "/nowhere/at/all", "x\\y/z", "a/b--c"]
+)
 def test_a_name_that_can_be_none_is_a_usage_error(name: str) -> None:
-    with pytest.raises(UsageError, match="large-v3-turbo"):
+    with pytest.raises(UsageError, match=r"large-v3-turbo|can be no repository"):
         models.find(name, offline=True)
 
 

@@ -16,7 +16,7 @@ from audio_batch.config import Settings
 from audio_batch.control import Asker
 from audio_batch.errors import ExitCode
 from audio_batch.models import DEMO, REPOSITORIES
-from audio_batch.reporters import LiveReporter, LogReporter, Reporter
+from audio_batch.reporters import LiveReporter, LogReporter, Reporter, SteadyConsole
 from audio_batch.session import Interface, Request, execute
 from audio_batch.survey import Survey
 
@@ -55,7 +55,7 @@ class ConsoleInterface(Interface):
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._console = Console(stderr=True)
+        self._console: Console = SteadyConsole(stderr=True)
         self._live: LiveReporter | None = None
         self._on_terminal = (
             self._console.is_terminal

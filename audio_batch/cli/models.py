@@ -18,15 +18,14 @@ ModelDir = Annotated[
 @app.command("list")
 def list_models(model_dir: ModelDir = None) -> None:
     """The known names, and which of them are on this machine."""
-    from rich.console import Console
     from rich.table import Table
 
     from audio_batch import models
     from audio_batch.errors import SetupError
     from audio_batch.logs import quieten
+    from audio_batch.reporters import SteadyConsole
 
     quieten()
-
     table = Table("name", "repository", "here")
     demo = models.find(models.DEMO)
     table.add_row(models.DEMO, "shipped with the program (hears digits)", _size(demo.size_bytes))
@@ -36,7 +35,7 @@ def list_models(model_dir: ModelDir = None) -> None:
         except SetupError:
             size = ""
         table.add_row(name, repository, size)
-    Console().print(table)
+    SteadyConsole().print(table)
 
 
 @app.command()

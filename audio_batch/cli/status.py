@@ -66,13 +66,13 @@ def _write_json(
 
 
 def _show(counts: dict[str, int], entries: Sequence[JournalEntry], run: RunRecord | None) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
+    from audio_batch.reporters import SteadyConsole
     from audio_batch.text import for_terminal
 
-    console = Console()
+    console = SteadyConsole()
     if run is not None:
         begun = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.started_at))
         ended = f"ended with exit code {run.exit_code}"
