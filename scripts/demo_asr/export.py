@@ -40,9 +40,9 @@ PREPROCESSOR = {
 
 # The model's own defaults, in the names of audio_batch.options.DecodingOptions.
 DECODING = {
-    "vad_onset": 0.5,
+    "vad_onset": 0.25,
     "vad_min_silence_ms": 160,
-    "vad_pad_ms": 300,
+    "vad_pad_ms": 400,
     "chunk_length_s": 8,
     "without_timestamps": False,
     "beam_size": 1,
