@@ -182,6 +182,8 @@ def read(file: Path) -> dict[str, Any]:
     for key in ("output_dir", "root", "model_dir", "log_file"):
         if key in result:
             result[key] = file.parent / result[key].expanduser()
-    if result.get("model", "").startswith((".", "~")):
-        result["model"] = str(file.parent / Path(result["model"]).expanduser())
+    named = result.get("model", "")
+    model = file.parent / Path(named).expanduser()
+    if named.startswith((".", "~")) or ("/" in named and model.is_dir()):
+        result["model"] = str(model)
     return result

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
 from collections.abc import Callable
 from typing import Protocol
+
+_log = logging.getLogger("audio_batch.run")
 
 Message = Callable[[], None]
 """What workers, signals and answers leave for the runner's thread to do."""
@@ -81,14 +84,17 @@ class Pause:
         self._asker = asker
         self._inbox = inbox
         self._until_s: float | None = None
+        self._asked = 0
 
     def ask(self, answered: Callable[[bool], None]) -> None:
         """Ask, unless a question is open already. `answered` runs in the runner's thread."""
         if self._asker is None or self._until_s is not None:
             return
 
+        asked = self._asked = self._asked + 1
+
         def close_with(go_on: bool) -> None:
-            if self._until_s is not None:
+            if self._until_s is not None and self._asked == asked:
                 self._close()
                 answered(go_on)
 
@@ -100,6 +106,7 @@ class Pause:
     def open(self) -> bool:
         """Whether new work has to wait for an answer."""
         if self._until_s is not None and time.monotonic() > self._until_s:
+            _log.warning("Nobody answered; the run goes on and asks no more.")
             self._close()
             self._asker = None
         return self._until_s is not None

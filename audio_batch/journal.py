@@ -62,6 +62,17 @@ CREATE TABLE attempts (
 """
 
 
+_FACTS = {
+    "outputs": "'[]'",
+    "notes": "'[]'",
+    "timings_s": "'{}'",
+    "duration_s": "NULL",
+    "speech_s": "NULL",
+    "language": "NULL",
+}
+"""What is known of an asset as it was last done, and its empty value."""
+
+
 @dataclass(frozen=True, slots=True)
 class JournalEntry:
     """One asset's row."""
@@ -275,8 +286,12 @@ class Journal:
                 " THEN attempts + 1 ELSE 1 END,"
                 " deaths = CASE WHEN source = :source AND fingerprint = :fingerprint"
                 " THEN deaths ELSE 0 END,"
-                " outputs = CASE WHEN source = :source AND fingerprint = :fingerprint"
-                " THEN outputs ELSE '[]' END,"
+                + "".join(
+                    f" {column} = CASE WHEN source = :source AND fingerprint = :fingerprint"
+                    f" THEN {column} ELSE {empty} END,"
+                    for column, empty in _FACTS.items()
+                )
+                + ""
                 " name = :name, state = 'running', source = :source, fingerprint = :fingerprint,"
                 " rendering = :rendering, device = :device, started_at = :now,"
                 " finished_at = NULL, error_kind = NULL, error_text = NULL, run_id = :run",
@@ -308,17 +323,19 @@ class Journal:
 
     def _finish(self, outcome: Outcome, counts: bool) -> None:
         now = time.time()
-        kept = outcome.rendered_only  # what the transcription said stays, however this went
+        # What an earlier attempt found out stands beside its outputs until new ones take its place.
+        new_outputs = ", outputs = :outputs" if outcome.state is State.DONE else ""
+        new_facts = (
+            ", duration_s = :duration, speech_s = :speech, language = :language,"
+            " notes = :notes, timings_s = :timings"
+            if outcome.state is State.DONE and not outcome.rendered_only
+            else ""
+        )
         self._db.execute(
             "UPDATE assets SET state = :state, finished_at = :now, error_kind = :kind,"
-            " error_text = :text, device = :device, attempts = attempts - :back"
-            + (", outputs = :outputs" if outcome.state is State.DONE else "")
-            + (
-                ""
-                if kept
-                else ", duration_s = :duration, speech_s = :speech, language = :language,"
-                " notes = :notes, timings_s = :timings"
-            )
+            " error_text = :text, device = :device, attempts = max(0, attempts - :back)"
+            + new_outputs
+            + new_facts
             + " WHERE asset_id = :id",
             {
                 "state": outcome.state.value,

@@ -157,6 +157,23 @@ def configure(
         warnings.simplefilter("default")
 
 
+def record_error(text: str) -> bool:
+    """Write the error that ends the program into the log file, if there is one.
+
+    Returns:
+        Whether the console got it too, as it does in JSON; else a plain sentence is due there.
+    """
+    record = logging.LogRecord("audio_batch.run", logging.ERROR, "", 0, "%s", (text,), None)
+    record.worker = "Main"
+    said = False
+    for handler in logging.getLogger().handlers:
+        in_json = isinstance(handler, _Console) and isinstance(handler.formatter, _JsonFormatter)
+        if in_json or isinstance(handler, _LogFile):
+            handler.handle(record)
+        said = said or in_json
+    return said
+
+
 def utf8_streams() -> None:
     """Make stdout and stderr able to carry any text (Windows consoles, LANG=C in cron)."""
     for stream in (sys.stdout, sys.stderr):

@@ -134,10 +134,9 @@ def find(
             f"There is no model {name!r} and no such folder.",
             remedy=f"Known names: {known}; or a hub repository (owner/name) or a local folder.",
         )
-    if not refresh:
-        cached = cached_folder(repository, model_dir)
-        if cached is not None:
-            return describe(name, cached)
+    cached = cached_folder(repository, model_dir)
+    if cached is not None and (not refresh or offline or is_offline()):
+        return describe(name, cached)
     return describe(name, fetch(name, repository, model_dir=model_dir, offline=offline, say=say))
 
 
@@ -197,7 +196,8 @@ def fetch(
     pull = f"audio-batch models pull {name}" + (f" --model-dir {model_dir}" if model_dir else "")
     if offline or is_offline():
         raise SetupError(
-            f"The model {name!r} is not on this machine{place} and --offline forbids fetching it.",
+            f"The model {name!r} is not on this machine{place}, and --offline (or "
+            "HF_HUB_OFFLINE) forbids fetching it.",
             remedy=f"Run `{pull}` once with a network, or use --model demo or a local folder.",
         )
     say(f"Fetching the model {name!r} from {repository}; this can take minutes, but only once.")

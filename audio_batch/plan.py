@@ -123,8 +123,12 @@ def decide(draft: Planned, entry: JournalEntry | None, options: RunOptions, root
         return dataclasses.replace(draft, fresh=True)
     if not _same(draft):
         return draft
-    if entry.state is State.DONE or (entry.outputs and entry.state is State.INTERRUPTED):
+    if entry.state is State.DONE:
         return _of_done(draft, entry, options, root)
+    if entry.state is State.INTERRUPTED and entry.outputs:
+        kept = _of_done(draft, entry, options, root)
+        if kept.action is Action.RENDER:
+            return kept
     if entry.state in (State.FAILED, State.QUARANTINED):
         refused = entry.error_kind in (ErrorKind.MEDIA_LIMIT, ErrorKind.MEDIA_DAMAGED)
         if options.retry_failed or (refused and not _admitted_alike(entry, draft)):

@@ -204,8 +204,11 @@ class LiveReporter:
         self._task = self._bar.add_task("audio", total=None, counts="")
         self._todo = 0
         self._total_audio_s = total_audio_s
-        self._live = Live(
-            get_renderable=self._draw, console=console, refresh_per_second=4, transient=True
+        self._live = self._new_live()
+
+    def _new_live(self) -> Live:
+        return Live(
+            get_renderable=self._draw, console=self._console, refresh_per_second=4, transient=True
         )
 
     def handle(self, event: events.Event) -> None:
@@ -241,7 +244,8 @@ class LiveReporter:
         self._live.stop()
 
     def resume(self) -> None:
-        """Draw again after a question."""
+        """Draw again after a question, below it: the old display remembers where it stood."""
+        self._live = self._new_live()
         self._live.start()
 
     def _finished(self, event: events.AssetFinished) -> None:
@@ -250,7 +254,7 @@ class LiveReporter:
         self._positions.pop(outcome.asset_id, None)
         if event.will_retry_in_s is None:
             self._counts["done" if outcome.state is State.DONE else "failed"] += 1
-            self._audio_s += outcome.duration_s or 0.0
+            self._audio_s += 0.0 if outcome.rendered_only else outcome.duration_s or 0.0
         level, text = _closing(event)
         if level != "INFO" or self._verbose:
             self._print(text, {"ERROR": "red", "WARNING": "yellow"}.get(level))

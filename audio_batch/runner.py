@@ -113,8 +113,8 @@ class Runner:
             if any(item.action is Action.TRANSCRIBE for item in todo):
                 self._load_models()
             self._loop()
-        except BaseException:
-            self._drain()
+        except BaseException as error:
+            self._drain(error)
             raise
         finally:
             self._announce_stop()
@@ -137,15 +137,21 @@ class Runner:
             self._take_message()()
             self._announce_stop()
 
-    def _drain(self) -> None:
+    def _drain(self, error: BaseException) -> None:
         """After an error: let what runs end, and commit what still can be committed."""
+        if self._in_flight:
+            text = f"{error} {len(self._in_flight)} running are finished first."
+            self._emit(events.Notice(text, warning=True))
+        self._later, waiting = [], self._later  # they would only keep the loop awake
         while self._in_flight and not self.stop.drop:
             with contextlib.suppress(SetupError):  # the first error is the one that is told
                 self._take_message()()
+            self._announce_stop()
+        self._later.extend(waiting)
 
     def _take_message(self) -> Callable[[], None]:
         patience_s = _TICK_S
-        if self._later:
+        if self._later and not (self.stop.requested.is_set() or self._pause.open):
             patience_s = min(_TICK_S, max(0.0, self._later[0][0] - time.monotonic()))
         try:
             return self._inbox.get(timeout=patience_s)
@@ -315,6 +321,7 @@ class Runner:
             self._todo.append(planned)
             self._journal.finish(replace(outcome, state=State.INTERRUPTED), counts=False)
             self._take_out(job.device, outcome.error_text or "it failed")
+            self._tell_finished(flight, outcome, worker, again_in_s=0.0)
             return
         delay_s = self._retry_delay_s(job, outcome)
         pending = delay_s is not None
@@ -329,19 +336,24 @@ class Runner:
             heapq.heappush(self._later, again)
         else:
             self.result.count(outcome, time.monotonic() - flight.begun_s)
+        self._tell_finished(flight, outcome, worker, again_in_s=delay_s)
+        if outcome.state is State.FAILED and not pending:
+            self._after_failure()
+
+    def _tell_finished(
+        self, flight: _InFlight, outcome: Outcome, worker: str, *, again_in_s: float | None
+    ) -> None:
         self._emit(
             events.AssetFinished(
-                name=job.asset.name,
-                position=job.position,
-                total=job.total,
+                name=flight.job.asset.name,
+                position=flight.job.position,
+                total=flight.job.total,
                 worker=worker,
                 outcome=outcome,
                 wall_s=time.monotonic() - flight.begun_s,
-                will_retry_in_s=delay_s,
+                will_retry_in_s=again_in_s,
             )
         )
-        if outcome.state is State.FAILED and not pending:
-            self._after_failure()
 
     def _is_the_devices_fault(self, job: Job, outcome: Outcome) -> bool:
         failed = self._failed_devices[job.asset.id]
@@ -367,7 +379,8 @@ class Runner:
             self._pause.ask(self._answered)
 
     def _answered(self, go_on: bool) -> None:
-        if not go_on:
+        # A signal that came while the question was open has been obeyed already.
+        if not go_on and not self.stop.requested.is_set():
             self.result.stopped_by_failure = True
             self.stop.request("a failure")
 

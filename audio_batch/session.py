@@ -41,6 +41,7 @@ from audio_batch.runner import Runner
 from audio_batch.selection import Condition, matcher, parse_condition, select
 from audio_batch.storage import OutputFolder
 from audio_batch.survey import Survey, declared_duration_s
+from audio_batch.text import redact
 
 _log = logging.getLogger("audio_batch.session")
 
@@ -94,12 +95,16 @@ def execute(request: Request, interface: Interface) -> ExitCode:
         AudioBatchError: whatever keeps the run from beginning or going on.
     """
     settings = request.settings
-    manifest = read_manifest(request)
     folder = OutputFolder((settings.output_dir or DEFAULT_OUTPUT).absolute())
-    folder.create()
     with ExitStack() as stack:
-        stack.enter_context(folder.locked())
+        known = folder.state.is_dir()
+        if known:  # before a long manifest is read: who comes second shall know at once
+            stack.enter_context(folder.locked())
+        manifest = read_manifest(request)
         assets = choose(manifest, settings)
+        folder.create()
+        if not known:
+            stack.enter_context(folder.locked())
         model = find_model(settings, say=interface.notice)
         options = build_options(settings, model)
         if model.is_demo:
@@ -111,7 +116,13 @@ def execute(request: Request, interface: Interface) -> ExitCode:
         night = _Night(
             request, interface, folder, journal, options, model, manifest, assets, RunResult()
         )
-        code = night.spend(stack)
+        try:
+            code = night.spend(stack)
+        except AudioBatchError as error:
+            if night.result.dropped:
+                interface.notice(str(error), warning=True)
+                _leave(error.exit_code)
+            raise
         if night.result.dropped:
             _leave(code)
         return code
@@ -142,14 +153,15 @@ class _Night:
         if not todo:
             self.interface.notice(f"Nothing to do: none of {len(planned)} assets needs work.")
             return self.sum_up(todo, changed=any(x.action is Action.QUARANTINE for x in planned))
+        fleet = stack.enter_context(open_fleet(self.options))
         self.run_id = self.journal.begin_run(version=__version__, request=self.request.to_json())
         self.journal.forgive(item.asset.id for item in todo if item.fresh)
         self.folder.sweep()
         try:
-            fleet = stack.enter_context(open_fleet(self.options))
             self.run(planned, todo, fleet)
-        except AudioBatchError as error:
-            self.sum_up(todo, failed_with=error.exit_code)
+        except BaseException as error:
+            with suppress(Exception):  # the first error is the one to be told
+                self.sum_up(todo, error=error)
             raise
         return self.sum_up(todo)
 
@@ -244,19 +256,22 @@ class _Night:
         todo: Sequence[Planned],
         *,
         changed: bool = False,
-        failed_with: ExitCode | None = None,
+        error: BaseException | None = None,
     ) -> ExitCode:
         """Count what stands, journal the run's end, write `summary.json`, show the table."""
         outcome = summary.summarise(
             manifest=str(self.request.manifest),
             output_folder=str(self.folder.root),
             asset_ids=[asset.id for asset in self.assets],
+            skipped=len(self.manifest.assets) - len(self.assets),
             entries=self.journal.entries(),
             run_id=self.run_id,
             todo_ids={item.asset.id for item in todo},
             result=self.result,
         )
-        outcome.exit_code = failed_with or outcome.exit_code
+        if error is not None:
+            outcome.exit_code = getattr(error, "exit_code", ExitCode.INTERNAL)
+            outcome.error = redact(str(error))
         if self.run_id is not None:
             self.journal.end_run(self.run_id, outcome.exit_code)
         if self.run_id is not None or changed:
@@ -312,7 +327,7 @@ def choose(manifest: Manifest, settings: Settings) -> list[Asset]:
         raise UsageError(
             f"Of {len(manifest.assets)} assets none is left by --where, --exclude, --skip and "
             "--limit.",
-            remedy="`audio-batch manifest check` shows what they leave.",
+            remedy="Loosen them; `audio-batch manifest check` without them counts the assets.",
         )
     return assets
 

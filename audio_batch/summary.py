@@ -28,14 +28,16 @@ SHOWN_FAILURES = 50
 class Summary:
     """One run over its selected assets: this run's work and the state of the whole.
 
-    `done_before` and `failed_before` were settled by earlier runs. `audio_s`, `wall_s` and `rtfx`
-    (audio seconds per wall second) are this run's alone.
+    `skipped` assets of the manifest were not selected; `done_before` and `failed_before` were
+    settled by earlier runs; `error` is what ended the run before its time. `audio_s`, `wall_s` and
+    `rtfx` (audio seconds per wall second) are this run's alone.
     """
 
     manifest: str
     output_folder: str
     exit_code: int
     selected: int
+    skipped: int
     done: int
     rendered: int
     done_before: int
@@ -44,6 +46,7 @@ class Summary:
     not_done: int
     audio_s: float
     wall_s: float
+    error: str | None = None
     failures: list[dict[str, Any]] = field(default_factory=list)
     noted: list[dict[str, Any]] = field(default_factory=list)
     devices: dict[str, DeviceShare] = field(default_factory=dict)
@@ -63,7 +66,9 @@ class Summary:
             "manifest": self.manifest,
             "exit_code": self.exit_code,
             "exit_meaning": ExitCode(self.exit_code).name.lower(),
+            "error": self.error,
             "selected": self.selected,
+            "skipped": self.skipped,
             "done": self.done,
             "rendered": self.rendered,
             "done_before": self.done_before,
@@ -93,6 +98,7 @@ def summarise(
     output_folder: str,
     asset_ids: Iterable[str],
     entries: Iterable[JournalEntry],
+    skipped: int = 0,
     run_id: int | None,
     todo_ids: Set[str] = frozenset(),
     result: RunResult,
@@ -107,6 +113,7 @@ def summarise(
         output_folder=output_folder,
         exit_code=ExitCode.OK,
         selected=len(wanted),
+        skipped=skipped,
         done=0,
         rendered=result.rendered,
         done_before=0,
@@ -169,6 +176,16 @@ def write(summary: Summary, path: Path) -> None:
     write_atomic(path, (text + "\n").encode("ascii"))
 
 
+def line(summary: Summary) -> str:
+    """The run's end in a line, for logs."""
+    failed = summary.failed + summary.failed_before
+    return (
+        f"Finished with exit code {summary.exit_code}: {summary.done} done now, "
+        f"{summary.done_before} before, {failed} failed, {summary.not_done} not done; "
+        f"{clock(summary.audio_s)} of audio in {clock(summary.wall_s)}"
+    )
+
+
 def show(summary: Summary, console: Console) -> None:
     """The closing table, and every failure with its reason."""
     table = Table(title="audio-batch", show_header=False, title_justify="left")
@@ -180,6 +197,7 @@ def show(summary: Summary, console: Console) -> None:
         ("done before", summary.done_before),
         ("failed", summary.failed + summary.failed_before),
         ("not done yet", summary.not_done),
+        ("skipped", summary.skipped),
     )
     for label, count in rows:
         if count or label == "done now":
@@ -187,7 +205,7 @@ def show(summary: Summary, console: Console) -> None:
     table.add_row("audio", clock(summary.audio_s))
     table.add_row("wall", clock(summary.wall_s))
     if summary.rtfx is not None:
-        table.add_row("speed", f"{summary.rtfx:.1f}x")
+        table.add_row("RTFx", f"{summary.rtfx:.1f}")
     for name, share in sorted(summary.devices.items()):
         table.add_row(name, f"{share.assets} assets, {clock(share.audio_s)} of audio")
     for name, reason in summary.devices_out.items():
@@ -204,6 +222,6 @@ def show(summary: Summary, console: Console) -> None:
         console.print(escape(for_terminal(text)), style="yellow", highlight=False, soft_wrap=True)
     if summary.failed_before:
         console.print(
-            f"{summary.failed_before} failed in an earlier run and were left; "
+            f"Left as they were, failed in an earlier run: {summary.failed_before}; "
             "--retry-failed tries them again."
         )

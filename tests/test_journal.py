@@ -128,6 +128,23 @@ def test_a_rendering_keeps_what_the_transcription_said(path: Path) -> None:
     assert (entry.duration_s, entry.notes, len(entry.outputs)) == (2.5, ("clipped",), 2)
 
 
+@pytest.mark.parametrize("state", [State.FAILED, State.INTERRUPTED])
+def test_what_was_found_out_stands_beside_the_outputs_it_belongs_to(
+    path: Path, state: State
+) -> None:
+    """Else a note of damage is lost, and `--damaged fail` lets the recording pass."""
+    journal = opened(path)
+    start(journal)
+    journal.finish(done())
+    start(journal)
+    journal.finish(Outcome("a", state, "f", "cpu"), counts=False)
+    (entry,) = journal.entries()
+    assert (entry.notes, entry.duration_s, entry.outputs) == (("clipped",), 2.5, (OUTPUT,))
+    start(journal, source="changed")
+    (entry,) = journal.entries()
+    assert (entry.notes, entry.duration_s, entry.outputs) == ((), None, ())
+
+
 def test_failures_and_runs_are_told(path: Path) -> None:
     journal = opened(path)
     start(journal)

@@ -136,6 +136,13 @@ def test_what_crashed_the_program_too_often_is_set_aside(tmp_path: Path) -> None
     assert action(tmp_path, row) is Action.QUARANTINE
 
 
+def test_old_outputs_that_are_gone_clear_no_suspect(tmp_path: Path) -> None:
+    row = entry(tmp_path, state=State.INTERRUPTED, deaths=3)
+    assert action(tmp_path, row) is Action.RENDER
+    (tmp_path / "a.json").unlink()
+    assert action(tmp_path, row) is Action.QUARANTINE
+
+
 def test_a_crash_makes_a_suspect_that_comes_last(tmp_path: Path) -> None:
     row = entry(tmp_path, state=State.INTERRUPTED, outputs=(), deaths=1)
     others = [dataclasses.replace(ASSET, id=id_, position=n) for n, id_ in enumerate("bc", 1)]

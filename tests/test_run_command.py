@@ -181,8 +181,22 @@ def test_json_lines_on_request(cli: Cli, tmp_path: Path) -> None:
     answer = cli("run", manifest, *NULL, "-o", "out", "--log-format", "json")
     records = [json.loads(line) for line in answer.err.splitlines() if line.startswith("{")]
     finished = [record for record in records if record.get("event") == "AssetFinished"]
+    assert len(records) == len(answer.err.splitlines())
+    assert records[-1]["event"] == "RunFinished"
     assert [record["asset_id"] for record in finished] == ["tone-000"]
     assert finished[0]["state"] == "done"
+
+
+def test_why_a_run_ended_stands_in_its_log(cli: Cli, tmp_path: Path) -> None:
+    manifest = write_manifest(tmp_path, 1)
+    none = {"CUDA_VISIBLE_DEVICES": ""}
+    wish = ("run", manifest, *NULL, "-o", "out", "-d", "cuda:9")
+    answer = cli(*wish, "--log-file", "run.log", env=none)
+    assert answer.code == 5
+    assert "CUDA sees no GPU" in (tmp_path / "run.log").read_text()
+    in_json = cli(*wish, "--log-format", "json", env=none)
+    assert "CUDA sees no GPU" in json.loads(in_json.err.splitlines()[-1])["message"]
+    assert cli("retry", "out").code == 2
 
 
 def test_variables_lie_between_the_file_and_the_flags(cli: Cli, tmp_path: Path) -> None:

@@ -332,6 +332,24 @@ def test_what_runs_is_committed_and_a_signal_heard_while_a_question_is_open(hous
     assert (result.failed, result.done) == (1, 1)
 
 
+def test_a_no_that_comes_after_a_signal_drops_nothing(house: House) -> None:
+    class Late(Person):
+        def ask(self, answer: Callable[[bool], None]) -> float | None:
+            assert house.runner is not None
+            house.runner.stop.request("SIGINT")
+            return super().ask(answer)
+
+    def work(job: Job) -> Outcome:
+        if job.asset.id == "a0":
+            return failed(job)
+        time.sleep(0.5)
+        return done(job)
+
+    result = house.run(20, work, asker=Late(False))
+    assert (result.interrupted, result.dropped, result.stopped_by_failure) == (True, False, False)
+    assert house.states() == {State.FAILED: 1, State.DONE: 1}
+
+
 def test_an_input_that_never_rests_is_given_up(house: House) -> None:
     def work(job: Job) -> Outcome:
         changed = failed(job, transient=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import signal
 import sys
 import time
 from pathlib import Path
@@ -35,7 +37,7 @@ def on_terminal(folder: Path, *arguments: object, answers: dict[str, str]) -> tu
             break
         for question, answer in list(waiting.items()):
             if question in shown:
-                os.write(terminal, f"{answer}\n".encode())
+                os.write(terminal, answer.encode())
                 del waiting[question]
     _, status = os.waitpid(pid, 0)
     os.close(terminal)
@@ -63,7 +65,7 @@ def test_the_display_shows_devices_assets_seconds_and_failures_as_they_come(
 def test_without_yes_a_failure_asks_and_no_stops(tmp_path: Path) -> None:
     write_manifest(tmp_path, 6)
     (tmp_path / "audio/tone-001.wav").write_text("no recording")
-    code, shown = on_terminal(tmp_path, *NIGHT, answers={"Go on with the others?": "n"})
+    code, shown = on_terminal(tmp_path, *NIGHT, answers={"Go on with the others?": "n\n"})
     assert code == 3
     assert "not done yet" in shown
 
@@ -73,3 +75,35 @@ def test_no_progress_gives_plain_lines_on_a_terminal_too(tmp_path: Path) -> None
     code, shown = on_terminal(tmp_path, *NIGHT, "--no-progress", answers={})
     assert code == 0
     assert "INFO - [1/2] Processing: tone-000" in shown
+
+
+def test_the_end_of_the_input_is_a_yes_and_asks_no_more(tmp_path: Path) -> None:
+    write_manifest(tmp_path, 6)
+    for number in (1, 3):
+        (tmp_path / f"audio/tone-00{number}.wav").write_text("no recording")
+    code, shown = on_terminal(tmp_path, *NIGHT, answers={"Go on with the others?": "\x04"})
+    assert code == 3
+    assert shown.count("Go on with the others?") == 1
+    assert re.search(r"done now\W+4", shown)
+
+
+def test_a_terminal_that_closes_costs_nothing(tmp_path: Path) -> None:
+    import pty
+
+    write_manifest(tmp_path, 6)
+    (tmp_path / "audio/tone-004.wav").write_text("no recording")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(tmp_path)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+        line = command(*NIGHT)
+        os.execvpe(line[0], line, environment(TERM="xterm", COLUMNS="120"))
+    summary = tmp_path / "out/summary.json"
+    seen = b""
+    while b"tone-001" not in seen:
+        seen += os.read(terminal, 4096)
+    os.close(terminal)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 3
+    told = json.loads(summary.read_text())
+    assert (told["done"], told["failed"]) == (5, 1)

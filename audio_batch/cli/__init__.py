@@ -63,11 +63,8 @@ def run_app(arguments: Sequence[str]) -> int:
     utf8_streams()
     try:
         answer = app(list(arguments), standalone_mode=False)
-    except ManifestError as error:
-        _explain(error)
-        return error.exit_code
     except AudioBatchError as error:
-        _say(str(error))
+        _explain(error)
         return error.exit_code
     except KeyboardInterrupt:
         _say("Interrupted. Run the same command again to go on.")
@@ -104,12 +101,17 @@ def _unexpected(error: Exception) -> int:
     return ExitCode.INTERNAL
 
 
-def _explain(error: ManifestError) -> None:
-    _say(str(error))
-    for problem in error.problems[:SHOWN_PROBLEMS]:
-        _say(f"  {problem}")
-    if len(error.problems) > SHOWN_PROBLEMS:
-        _say(f"  and {len(error.problems) - SHOWN_PROBLEMS} more")
+def _explain(error: AudioBatchError) -> None:
+    """Say an error on stderr, and in the log file where there is one."""
+    problems = error.problems if isinstance(error, ManifestError) else ()
+    lines = [str(error), *(f"  {problem}" for problem in problems[:SHOWN_PROBLEMS])]
+    if len(problems) > SHOWN_PROBLEMS:
+        lines.append(f"  and {len(problems) - SHOWN_PROBLEMS} more")
+    from audio_batch.logs import record_error
+
+    for line in lines:
+        if not record_error(redact(line)):
+            _say(line)
 
 
 def _say(text: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -101,7 +103,12 @@ class ConsoleInterface(Interface):
 
     def show(self, result: summary.Summary) -> None:
         """See `Interface.show`."""
-        if not self._settings.quiet or result.exit_code:
+        fields = {"event": "RunFinished", **result.to_json()}
+        logging.getLogger("audio_batch.run").info(
+            "%s", summary.line(result), extra={"worker": "Main", "fields": fields}
+        )
+        table = self._settings.log_format != "json"
+        if table and (not self._settings.quiet or result.exit_code):
             summary.show(result, self._console)
 
 
@@ -109,42 +116,65 @@ class Question:
     """Asks on the terminal without waiting there: one thread reads whatever is typed.
 
     A thread that waits for a line cannot be ended, on any system; so there is one for the whole
-    run, a daemon that holds nobody up, and what is typed without a question is thrown away.
+    run, a daemon that holds nobody up, and what is typed without a question is thrown away. A
+    terminal that is gone, or that belongs to another job, is not asked.
     """
 
     def __init__(self, console: Console, live: LiveReporter | None) -> None:
         self._console = console
         self._live = live
-        self._always = False
+        self._silent = False
         self._answer: Callable[[bool], None] | None = None
         self._thread = threading.Thread(target=self._read, daemon=True, name="question")
 
     def ask(self, answer: Callable[[bool], None]) -> float | None:
         """See `Asker.ask`."""
-        if self._always:
+        if self._silent or not _in_foreground():
             return None
-        if self._live is not None:
-            self._live.pause()
-        self._console.print(
-            "Go on with the others? \\[Y]es, \\[a]lways, \\[n]o"
-            f" (yes in {ANSWER_WITHIN_S:.0f} s; --yes never asks): ",
-            end="",
-            highlight=False,
-        )
+        try:
+            if self._live is not None:
+                self._live.pause()
+            self._console.print(
+                "Go on with the others? \\[Y]es, \\[a]lways, \\[n]o"
+                f" (yes in {ANSWER_WITHIN_S:.0f} s; --yes never asks): ",
+                end="",
+                highlight=False,
+            )
+        except (OSError, ValueError):
+            self._silent = True
+            return None
         self._answer = answer
-        if not self._thread.is_alive():
+        if self._thread.ident is None:
             self._thread.start()
         return ANSWER_WITHIN_S
 
     def close(self) -> None:
         """See `Asker.close`."""
         self._answer = None
-        if self._live is not None:
-            self._live.resume()
+        with contextlib.suppress(OSError, ValueError):
+            if self._live is not None:
+                self._live.resume()
 
     def _read(self) -> None:
-        for line in sys.stdin:
-            said, answer = line.strip().lower(), self._answer
-            if answer is not None:
-                self._always = self._always or said.startswith("a")
-                answer(not said.startswith("n"))
+        with contextlib.suppress(OSError, ValueError):
+            for line in sys.stdin:
+                said = line.strip().lower()
+                self._silent = self._silent or said.startswith("a")
+                self._say(not said.startswith("n"))
+        self._silent = True  # the end of the input is nobody's voice any more
+        self._say(go_on=True)
+
+    def _say(self, go_on: bool) -> None:
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            answer(go_on)
+
+
+def _in_foreground() -> bool:
+    """Whether a read from the terminal is ours; a background job that tries is stopped for it."""
+    if sys.platform == "win32":
+        return True
+    try:
+        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    except (OSError, ValueError):
+        return False
