@@ -3,7 +3,7 @@
     Runner.run
       ├─ _load_models            every device's model, before any asset is touched
       └─ loop
-          ├─ _dispatch           while a slot is free: lease → journal.start → pool.submit
+          ├─ _dispatch           while a slot is free: try_lease → journal.start → pool.submit
           └─ _handle             one message of a worker:
               ├─ started, progress     → event
               └─ finished → _commit    → journal.finish → release → event, or again later
@@ -30,7 +30,7 @@ from typing import Any
 from audio_batch import events
 from audio_batch.control import Asker, Inbox, Pause, StopControl, wake_up
 from audio_batch.errors import DeviceError, ErrorKind, SetupError
-from audio_batch.gpu.balancer import Balancer, Cancelled, Lease
+from audio_batch.gpu.balancer import Balancer, Lease
 from audio_batch.journal import Journal
 from audio_batch.options import RunOptions
 from audio_batch.outcome import Outcome, RunResult, State
@@ -207,7 +207,7 @@ class Runner:
         self._tell_of_devices()
         loads = [load for load in self._balancer.loads() if load.out_reason is None]
         if not loads:
-            # lease() explains that no device is left, once nothing runs any more.
+            # try_lease explains that no device is left, once nothing runs any more.
             return not self._in_flight
         free = any(load.active < load.maximum for load in loads)
         return free and len(self._in_flight) < self._pool.workers
@@ -219,9 +219,9 @@ class Runner:
             self._todo.extend(self._due())
             if not self._todo or self._must_be_alone() or not self._slot_free():
                 return
-            try:
-                lease = self._balancer.lease(cancelled=self.stop.requested)
-            except Cancelled:
+            # A GPU may have been lost since _slot_free looked.
+            lease = self._balancer.try_lease()
+            if lease is None:
                 return
             self._begin(self._todo.popleft(), lease)
 

@@ -17,6 +17,8 @@ from audio_batch import events
 from audio_batch.errors import DeviceError, ErrorKind, SetupError
 from audio_batch.gpu.balancer import Balancer
 from audio_batch.gpu.devices import CPU, Device
+from audio_batch.gpu.fake import FakeProbe, fake_gpu
+from audio_batch.gpu.probe import Sampler
 from audio_batch.journal import Journal
 from audio_batch.manifest import Asset
 from audio_batch.options import DecodingOptions, RunOptions
@@ -88,6 +90,7 @@ class House:
         options: RunOptions = OPTIONS,
         during: Callable[[Runner], None] | None = None,
         todo: list[Planned] | None = None,
+        sampler: Sampler | None = None,
         **more: Any,
     ) -> RunResult:
         caps = caps or dict.fromkeys((device.id for device in devices), 2)
@@ -98,7 +101,7 @@ class House:
                 options=options,
                 journal=journal,
                 run_id=journal.begin_run(version="0", request={}),
-                balancer=Balancer(devices, caps),
+                balancer=Balancer(devices, caps, sampler),
                 pool=lambda _: make(work),
                 load_model=load_model,
                 emit=self.told.append,
@@ -210,6 +213,35 @@ def test_with_no_device_left_the_run_says_so_and_keeps_what_is_done(house: House
         house.run(5, work, pool=SerialPool)
     states = house.states()
     assert (states[State.DONE], states[State.FAILED], states[State.RUNNING]) == (1, 0, 0)
+
+
+def test_a_gpu_that_is_lost_while_the_others_are_full_holds_nothing_up(house: House) -> None:
+    """The runner gives the slots back itself: waiting for one it would wait for ever."""
+    fakes = [fake_gpu(0), fake_gpu(1)]
+    devices = tuple(
+        Device(f"cuda:{n}", "cuda", n, fake.uuid, fake.name, None) for n, fake in enumerate(fakes)
+    )
+
+    def give_up(runner: Runner) -> None:
+        time.sleep(30)
+        runner.stop.request("the test")
+
+    def work(job: Job) -> Outcome:
+        time.sleep(1.0 if job.device == "cuda:0" else 0.5)
+        return done(job)
+
+    readings = [fakes, fakes, fakes, fakes[:1]]
+    with Sampler([lambda: FakeProbe(readings)], interval_s=0.1) as sampler:
+        result = house.run(
+            4,
+            work,
+            devices=devices,
+            caps={"cuda:0": 1, "cuda:1": 1},
+            sampler=sampler,
+            during=give_up,
+        )
+    assert (result.done, result.interrupted) == (4, False)
+    assert list(result.devices_out) == ["cuda:1"]
 
 
 def test_a_device_that_cannot_load_is_left_out_before_any_asset(house: House) -> None:

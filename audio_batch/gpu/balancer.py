@@ -183,14 +183,30 @@ class Balancer:
             Cancelled: `cancelled` is set, also when it was set before.
             SetupError: no device is left, or none that is not excluded.
         """
-        with self._changed:
-            while True:
+        while True:
+            with self._changed:
                 if cancelled is not None and cancelled.is_set():
                     raise Cancelled("the run was cancelled")
                 lease = self._try(exclude, need_bytes)
                 if lease is not None:
                     return lease
                 self._changed.wait(_POLL_S)
+
+    def try_lease(
+        self,
+        *,
+        exclude: frozenset[str] = frozenset(),
+        need_bytes: int | Callable[[Device], int] = 0,
+    ) -> Lease | None:
+        """Take a free slot, or None at once when there is none; else as `lease`.
+
+        For whoever also gives the slots back: waiting for itself it would wait for ever.
+
+        Raises:
+            SetupError: no device is left, or none that is not excluded.
+        """
+        with self._changed:
+            return self._try(exclude, need_bytes)
 
     def take_out(self, device_id: str, reason: str) -> None:
         """Give that device no more tasks; those that run there keep their leases.

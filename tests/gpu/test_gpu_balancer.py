@@ -150,6 +150,15 @@ def test_a_task_waits_for_a_slot_and_gets_it() -> None:
         assert future.result(SOON_S).slot == 0
 
 
+def test_who_must_not_wait_is_told_that_nothing_is_free() -> None:
+    balancer = Balancer([cuda(0)], caps(n0=1))
+    lease = balancer.try_lease()
+    assert lease is not None
+    assert balancer.try_lease() is None
+    lease.release()
+    assert balancer.try_lease() is not None
+
+
 def test_a_wait_ends_when_the_run_is_cancelled() -> None:
     balancer = Balancer([cuda(0)], {"cuda:0": 1})
     balancer.lease()
