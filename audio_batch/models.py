@@ -69,8 +69,8 @@ class ModelReference:
 
     @property
     def is_demo(self) -> bool:
-        """Whether this is the embedded demonstration model."""
-        return self.name == DEMO
+        """Whether this is the embedded demonstration model, by whatever name it was asked for."""
+        return self.path == demo_path().resolve()
 
     @property
     def can_translate(self) -> bool:

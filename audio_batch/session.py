@@ -43,8 +43,6 @@ from audio_batch.storage import OutputFolder
 from audio_batch.survey import Survey, declared_duration_s
 from audio_batch.text import redact
 
-_log = logging.getLogger("audio_batch.session")
-
 DEFAULT_OUTPUT = Path("transcripts")
 
 

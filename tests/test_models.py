@@ -36,6 +36,7 @@ def test_the_demo_model_is_there_small_and_named_for_what_it_is() -> None:
     size = sum(path.stat().st_size for path in found.path.rglob("*") if path.is_file())
     assert size <= 6_000_000
     assert "digits" in models.DEMO_NOTICE
+    assert models.find(str(found.path)).is_demo
 
 
 def test_identity_is_of_the_content_and_not_of_the_place(tmp_path: Path) -> None:

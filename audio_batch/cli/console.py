@@ -34,8 +34,8 @@ def start(manifest: Path, settings: Settings, config: Path | None) -> int:
     request = Request(manifest.expanduser().absolute(), _absolute(settings))
     try:
         return int(execute(request, interface))
-    except KeyboardInterrupt:  # before the run had begun to listen
-        interface.notice("Interrupted before anything began. Run it again.", warning=True)
+    except KeyboardInterrupt:  # before the run listens to signals, or after
+        interface.notice("Interrupted. Run the same command again to go on.", warning=True)
         return ExitCode.INTERRUPTED
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -20,8 +19,6 @@ SAMPLE_RATE_HZ = 16_000
 WINDOW_S = 30
 MIN_SAMPLES = 400
 """Below one analysis frame CTranslate2 divides by zero and takes the process with it."""
-
-_log = logging.getLogger("audio_batch.engines")
 
 
 class FasterWhisperEngine:
