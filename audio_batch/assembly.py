@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
 import os
-import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import psutil
 
 from audio_batch import models
 from audio_batch.config import Settings
-from audio_batch.engines import ENGINES, Engine, LoadRequest, Recognizer, open_engine
+from audio_batch.engines import ENGINES
 from audio_batch.engines.cuda import COMPUTE_TYPES
 from audio_batch.errors import UsageError
 from audio_batch.formats import parse_formats
@@ -25,25 +22,17 @@ from audio_batch.gpu.cuda import pin_device_order
 from audio_batch.gpu.devices import Device, resolve_devices
 from audio_batch.gpu.policies import POLICIES
 from audio_batch.gpu.probe import Sampler
-from audio_batch.languages import code_of
-from audio_batch.options import DecodingOptions, RunOptions, resolve_decoding
+from audio_batch.languages import asked_language
+from audio_batch.options import (
+    DecodingOptions,
+    RunOptions,
+    SpeakerLimits,
+    resolve_decoding,
+)
 
-DEFAULT_MODEL = "large-v3-turbo"
 DEFAULT_FORMATS = ("json", "txt", "srt")
 _HOST_BYTES_PER_TASK = 1_500_000_000
 """Peak host memory of one task beside the model: the samples of a long file and its features."""
-
-_log = logging.getLogger("audio_batch.setup")
-
-
-def find_model(
-    settings: Settings, *, say: Callable[[str], None] = lambda _: None
-) -> models.ModelReference:
-    """The model that the settings name, fetched if need be; see `models.find`."""
-    name = settings.model or DEFAULT_MODEL
-    if settings.engine == "null":
-        return models.null_model(settings.model or "null")
-    return models.find(name, model_dir=settings.model_dir, offline=bool(settings.offline), say=say)
 
 
 def build_options(settings: Settings, model: models.ModelReference) -> RunOptions:
@@ -82,6 +71,10 @@ def build_options(settings: Settings, model: models.ModelReference) -> RunOption
         value = getattr(settings, name)
         if value is not None and not 0 <= value < math.inf:
             raise UsageError(f"--{name.replace('_', '-')} must be 0 or more, not {value:g}.")
+    for name in ("speaker_threshold", "link_threshold"):
+        value = getattr(settings, name)
+        if value is not None and not 0 < value < 1:
+            raise UsageError(f"--{name.replace('_', '-')} must be between 0 and 1, not {value:g}.")
     formats = parse_formats(settings.output_format) if settings.output_format else DEFAULT_FORMATS
     return RunOptions(
         model=model.name,
@@ -107,6 +100,7 @@ def build_options(settings: Settings, model: models.ModelReference) -> RunOption
         fail_fast=bool(settings.fail_fast),
         overwrite=bool(settings.overwrite),
         retry_failed=bool(settings.retry_failed),
+        limits=SpeakerLimits(settings.num_speakers, settings.min_speakers, settings.max_speakers),
     )
 
 
@@ -122,21 +116,9 @@ def _decoding_settings(settings: Settings) -> dict[str, Any]:
     names = {f.name for f in dataclasses.fields(DecodingOptions)} | {"batch_size"}
     given = {name: getattr(settings, name) for name in names & set(Settings.model_fields)}
     given["chunk_length_s"] = settings.chunk_length
-    given["language"] = _language(settings.language)
+    given["language"] = asked_language(settings.language)
     given["temperature"] = _temperatures(settings.temperature)
     return given
-
-
-def _language(text: str | None) -> str | None:
-    if text is None or text.lower() == "auto":
-        return None
-    code = code_of(text)
-    if code is None:
-        raise UsageError(
-            f"--language {text!r} is no language that Whisper knows.",
-            remedy="Use a code such as en, de, zh, its English name, or auto.",
-        )
-    return code
 
 
 def _temperatures(text: str | None) -> tuple[float, ...] | None:
@@ -200,6 +182,9 @@ def open_fleet(options: RunOptions) -> Fleet:
     # Half the precision that float32 needs at eight times its speed, from Ampere on; CTranslate2's
     # float16 and int8 use tensor cores anyway, this is for whatever runs on torch beside it.
     os.environ.setdefault("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "1")
+    # Threads that wait in OpenMP spin by default, which on a machine with other work makes every
+    # stage many times slower; asleep they cost nothing worth speaking of.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sampler = Sampler().start()
     try:
         devices = resolve_devices(options.device, sampler.latest(), environ=os.environ)
@@ -208,7 +193,7 @@ def open_fleet(options: RunOptions) -> Fleet:
         else:
             caps = default_max_per_gpu(
                 devices,
-                cores=_usable_cores(),
+                cores=usable_cores(),
                 free_bytes=psutil.virtual_memory().available,
                 need_bytes=_HOST_BYTES_PER_TASK,
             )
@@ -221,61 +206,9 @@ def open_fleet(options: RunOptions) -> Fleet:
     return Fleet(devices, caps, balancer, sampler, workers)
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
     """Cores that this process may use: a container or `taskset` may allow fewer than there are."""
     try:
         return len(psutil.Process().cpu_affinity())
     except (AttributeError, OSError, psutil.Error):
         return os.cpu_count() or 1
-
-
-@dataclass(slots=True)
-class LoadedModels:
-    """One model a device, loaded at its first use and shared by its threads."""
-
-    engine: Engine
-    model: models.ModelReference
-    options: RunOptions
-    fleet: Fleet
-    _loaded: dict[str, Recognizer] = field(default_factory=dict)
-    _locks: Mapping[str, threading.Lock] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._locks = {device.id: threading.Lock() for device in self.fleet.devices}
-
-    def __call__(self, device_id: str) -> Recognizer:
-        """The device's model. In any thread; the first to ask loads it, the others wait.
-
-        Raises:
-            DeviceError, SetupError: see `Engine.load`.
-        """
-        with self._locks[device_id]:
-            if device_id not in self._loaded:
-                self._loaded[device_id] = self._load(device_id)
-            return self._loaded[device_id]
-
-    def _load(self, device_id: str) -> Recognizer:
-        load = next(x for x in self.fleet.balancer.loads() if x.device.id == device_id)
-        slots = min(self.fleet.caps[device_id], self.fleet.workers)
-        threads = self.options.cpu_threads
-        if threads is None and load.device.kind == "cpu":
-            threads = max(1, _usable_cores() // slots)
-        recognizer = self.engine.load(
-            LoadRequest(
-                model=self.model,
-                device=load.device,
-                slots=slots,
-                compute_type=self.options.compute_type,
-                batch_size=self.options.batch_size,
-                cpu_threads=threads,
-                free_bytes=load.free_bytes,
-            )
-        )
-        about = ", ".join(f"{key} {value}" for key, value in recognizer.description.items())
-        _log.info("Loaded %s on %s: %s", self.model.name, device_id, about)
-        return recognizer
-
-
-def load_models(options: RunOptions, model: models.ModelReference, fleet: Fleet) -> LoadedModels:
-    """The holder of the run's models; nothing is loaded yet."""
-    return LoadedModels(open_engine(options.engine), model, options, fleet)

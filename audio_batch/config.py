@@ -24,6 +24,16 @@ from audio_batch.errors import UsageError
 
 FILE_NAME = "audio-batch.toml"
 
+OF_SPEAKERS = (
+    "diarize_model",
+    "num_speakers",
+    "min_speakers",
+    "max_speakers",
+    "speakers",
+    "link_speakers",
+)
+"""Settings that mean nothing without a diarization."""
+
 
 def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
@@ -87,6 +97,20 @@ class Settings(BaseModel):
     vad_min_silence_ms: int | None = None
     vad_pad_ms: int | None = None
     chunk_length: int | None = None
+    # Alignment
+    align: bool | None = None
+    align_model: str | None = None
+    # Speakers
+    diarize: bool | None = None
+    diarize_model: str | None = None
+    hf_token_file: Path | None = None
+    num_speakers: int | None = None
+    min_speakers: int | None = None
+    max_speakers: int | None = None
+    speakers: Path | None = None
+    speaker_threshold: float | None = None
+    link_speakers: bool | None = None
+    link_threshold: float | None = None
     # Devices and workers
     device: str | None = None
     device_index: Text | None = None
@@ -137,12 +161,32 @@ def merge(
     file = find(config, manifest)
     values = read(file) if file else {}
     named = {key: value for key, value in flags.items() if value is not None and value != []}
+    for key in values.keys() & _overruled(named) - named.keys():
+        del values[key]
     try:
         return Settings(**{**values, **named}), file
     except ValidationError as error:
         first = error.errors()[0]
         name = "--" + ".".join(str(part) for part in first["loc"][:1]).replace("_", "-")
         raise UsageError(f"{name}: {first['msg']}.") from error
+
+
+def _overruled(named: dict[str, Any]) -> set[str]:
+    """Settings of the file that make no sense beside what a flag or variable says."""
+    found: set[str] = set()
+    if named.get("align_model"):
+        found.add("align")
+    if any(named.get(key) for key in OF_SPEAKERS):
+        found.add("diarize")
+    if named.get("align") is False:
+        found.add("align_model")
+    if named.get("diarize") is False:
+        found.update(OF_SPEAKERS)
+    if "num_speakers" in named:
+        found.update(("min_speakers", "max_speakers"))
+    elif "min_speakers" in named or "max_speakers" in named:
+        found.add("num_speakers")
+    return found
 
 
 def find(config: Path | None, manifest: Path) -> Path | None:
@@ -179,11 +223,12 @@ def read(file: Path) -> dict[str, Any]:
         name = str(first["loc"][0]).replace("_", "-")
         raise UsageError(f"{file}: {name}: {first['msg']}.") from error
     result = checked.model_dump(exclude_none=True)
-    for key in ("output_dir", "root", "model_dir", "log_file"):
+    for key in ("output_dir", "root", "model_dir", "log_file", "hf_token_file", "speakers"):
         if key in result:
             result[key] = file.parent / result[key].expanduser()
-    named = result.get("model", "")
-    model = file.parent / Path(named).expanduser()
-    if named.startswith((".", "~")) or ("/" in named and model.is_dir()):
-        result["model"] = str(model)
+    for key in ("model", "align_model", "diarize_model"):
+        named = result.get(key, "")
+        folder = file.parent / Path(named).expanduser()
+        if named.startswith((".", "~")) or ("/" in named and folder.is_dir()):
+            result[key] = str(folder)
     return result

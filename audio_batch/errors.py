@@ -41,6 +41,8 @@ class ErrorKind(StrEnum):
     LANGUAGE = "language"
     OPTION = "option"
     MODEL = "model"
+    ALIGNMENT = "alignment"
+    DIARIZATION = "diarization"
     DEVICE = "device"
     OUT_OF_MEMORY = "out_of_memory"
     DISK_FULL = "disk_full"

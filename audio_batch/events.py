@@ -37,12 +37,13 @@ class AssetStarted:
 
 @dataclass(frozen=True, slots=True)
 class AssetProgress:
-    """How far into the recording a stage has come, in seconds."""
+    """How far a stage has come, and its asset over all stages, as shares from 0 to 1."""
 
     asset_id: str
     device: str
     stage: str
-    position_s: float
+    share: float
+    asset_share: float
     duration_s: float
 
 

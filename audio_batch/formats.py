@@ -7,6 +7,7 @@ a valid file without entries. All of it runs in any thread and needs no model.
 The text in a transcript is untrusted. In json it stands unchanged, with control, bidirectional and
 lone surrogate characters as escapes; everywhere else it is one clean line (`text.for_document`),
 and what the format would take for its own syntax is made harmless as its function describes.
+Speakers are labels in json and have the names that people read (`Speaker.shown`) everywhere else.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from audio_batch.errors import UsageError
+from audio_batch.formats_rttm import rttm, uem
 from audio_batch.subtitles import Cue, Utterance, cues, highlights, join, runs, span_ms, utterances
 from audio_batch.text import for_document, for_terminal
 from audio_batch.transcript import Transcript
@@ -74,27 +76,47 @@ class Format:
 _ESCAPED_IN_JSON = re.compile(
     "[\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
+# The line breaks within a list of numbers alone. No string is meant: those have none.
+_NUMBERS_IN_JSON = re.compile(r"(?<=\[)\n\s+[-+.\deE]+(?:,\n\s+[-+.\deE]+)*+\n\s+(?=\])")
 _SCORES = ("avg_logprob", "no_speech_prob", "compression_ratio", "temperature", "probability")
 
 
 def _json(transcript: Transcript, _options: FormatOptions) -> str:
     """`Transcript.to_json` with times in whole milliseconds and no NaN or infinity (null).
 
-    A time that is no number is repaired as `subtitles.span_ms` says. Scores are rounded to six
-    decimals, below which machines differ. A file is plain to `cat`: characters that could steer a
-    terminal are escapes, which readers undo.
+    A time that is no number is repaired as `subtitles.span_ms` says. Scores and embeddings are
+    rounded to six decimals, below which machines differ; an embedding that is not wholly numbers
+    is none. A list of numbers stands on one line. A file is plain to `cat`: characters that could
+    steer a terminal are escapes, which readers undo.
     """
     body = transcript.to_json()
-    body["duration_s"] = span_ms(0, transcript.duration_s)[1] / 1000
+    body["duration_s"] = _time(transcript.duration_s)
     body["language_probability"] = _score(transcript.language_probability)
-    for stretches in (body["segments"], body["turns"], *(s["words"] for s in body["segments"])):
-        _settle(stretches)
+    for speaker in body["speakers"]:
+        speaker["talk_s"] = _time(speaker["talk_s"])
+        speaker["score"] = _score(speaker["score"])
+        speaker["embedding"] = _vector(speaker["embedding"])
+    _settle(body["turns"])
+    _settle(body["exclusive_turns"])
+    _settle(body["segments"])
+    for segment in body["segments"]:
+        _settle(segment["words"], round(segment["start_s"] * 1000))
     text = json.dumps(_finite(body), ensure_ascii=False, allow_nan=False, indent=2) + "\n"
+    text = _NUMBERS_IN_JSON.sub(lambda found: " ".join(found[0].split()), text)
     return _ESCAPED_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def _settle(stretches: Sequence[dict[str, Any]]) -> None:
-    after_ms = 0
+def _time(time_s: float) -> float:
+    return span_ms(0, time_s)[1] / 1000
+
+
+def _vector(values: Sequence[float] | None) -> list[float] | None:
+    if values is None or not all(map(math.isfinite, values)):
+        return None
+    return [round(float(value), 6) for value in values]
+
+
+def _settle(stretches: Sequence[dict[str, Any]], after_ms: int = 0) -> None:
     for stretch in stretches:
         start_ms, after_ms = span_ms(stretch["start_s"], stretch["end_s"], after_ms)
         stretch["start_s"], stretch["end_s"] = start_ms / 1000, after_ms / 1000
@@ -226,7 +248,7 @@ def _clock(time_ms: int, mark: str) -> str:
     return f"{minutes // 60:02d}:{minutes % 60:02d}:{seconds:02d}{mark}{rest_ms:03d}"
 
 
-# --- tsv, csv --------------------------------------------------------------------------------
+# --- tsv, csv, aud ---------------------------------------------------------------------------
 
 
 def _tsv(transcript: Transcript, _options: FormatOptions) -> str:
@@ -256,6 +278,18 @@ def _csv(transcript: Transcript, _options: FormatOptions) -> str:
         times = (f"{one.start_ms / 1000:.3f}", f"{one.end_ms / 1000:.3f}")
         writer.writerow((asset_id, *times, _guarded(one.speaker or ""), _guarded(join(one.tokens))))
     return target.getvalue()
+
+
+def _aud(transcript: Transcript, _options: FormatOptions) -> str:
+    """Audacity's label track (File > Import > Labels): start and end in s, `Name: ` and the text.
+
+    Tabs part the columns; the text has none left.
+    """
+    return "".join(
+        f"{one.start_ms / 1000:.3f}\t{one.end_ms / 1000:.3f}\t"
+        f"{_named(one.speaker, join(one.tokens))}\n"
+        for one in utterances(transcript)
+    )
 
 
 def _guarded(text: str) -> str:
@@ -295,6 +329,9 @@ FORMATS: Mapping[str, Format] = {
         Format("tsv", ".tsv", _tsv),
         Format("csv", ".csv", _csv),
         Format("lrc", ".lrc", _lrc),
+        Format("aud", ".aud", _aud),
+        Format("rttm", ".rttm", rttm),
+        Format("uem", ".uem", uem),
     )
 }
 """Every format by its name, the canonical one first."""
@@ -304,7 +341,8 @@ def parse_formats(text: str | Sequence[str]) -> tuple[str, ...]:
     """The formats that `"srt,vtt"`, `"all"` or a list of such texts names.
 
     `json` is always among them and first, the others follow in the order of `FORMATS` without
-    repetition, so that two ways to ask for the same are equal.
+    repetition, so that two ways to ask for the same are equal. `rttm` brings `uem` along: turns
+    cannot be scored without the part of the recording that they are good for.
 
     Raises:
         UsageError: a name that is none of `FORMATS`; the message lists them.
@@ -313,6 +351,8 @@ def parse_formats(text: str | Sequence[str]) -> tuple[str, ...]:
     asked = {name.lower() for part in texts for name in re.split(r"[\s,]+", part) if name}
     for name in sorted(asked - {"all"}):
         _known(name)
+    if "rttm" in asked:
+        asked.add("uem")
     return tuple(name for name in FORMATS if name == "json" or name in asked or "all" in asked)
 
 

@@ -15,56 +15,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from audio_batch import journal_schema
 from audio_batch.errors import ErrorKind, SetupError
-from audio_batch.outcome import Outcome, State
+from audio_batch.outcome import Outcome, Published, Stage, StageRecord, State
 from audio_batch.storage import PublishedFile
-
-SCHEMA_VERSION = 1
-
-_SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE runs (
-  run_id INTEGER PRIMARY KEY,
-  started_at REAL NOT NULL,          -- seconds since 1970, UTC
-  finished_at REAL,
-  exit_code INTEGER,
-  version TEXT NOT NULL,
-  request TEXT NOT NULL              -- JSON: manifest, selection, options; what `retry` repeats
-);
-CREATE TABLE assets (
-  asset_id TEXT PRIMARY KEY,
-  name TEXT NOT NULL,
-  state TEXT NOT NULL,               -- running done failed interrupted quarantined
-  source TEXT NOT NULL,              -- identity of the input: size and time of change
-  fingerprint TEXT NOT NULL,         -- of the options that decide the words
-  rendering TEXT NOT NULL,           -- of the options that decide how they are written
-  attempts INTEGER NOT NULL,         -- at this source and fingerprint
-  deaths INTEGER NOT NULL,           -- attempts that ended with the program's own crash
-  device TEXT, error_kind TEXT, error_text TEXT,
-  started_at REAL, finished_at REAL,
-  duration_s REAL, speech_s REAL, language TEXT,
-  notes TEXT NOT NULL DEFAULT '[]',  -- JSON list
-  outputs TEXT NOT NULL DEFAULT '[]',-- JSON list of {format, path, size_bytes, sha256}
-  timings_s TEXT NOT NULL DEFAULT '{}',
-  run_id INTEGER NOT NULL REFERENCES runs (run_id)
-) WITHOUT ROWID;
-CREATE INDEX assets_by_state ON assets (state);
-CREATE TABLE attempts (
-  attempt_id INTEGER PRIMARY KEY,
-  asset_id TEXT NOT NULL,
-  run_id INTEGER NOT NULL REFERENCES runs (run_id),
-  device TEXT,
-  state TEXT NOT NULL,
-  started_at REAL NOT NULL,
-  finished_at REAL,
-  error_kind TEXT, error_text TEXT
-);
-"""
-
 
 _FACTS = {
     "outputs": "'[]'",
     "notes": "'[]'",
+    "missing": "'[]'",
     "timings_s": "'{}'",
     "duration_s": "NULL",
     "speech_s": "NULL",
@@ -96,6 +55,7 @@ class JournalEntry:
     notes: tuple[str, ...]
     outputs: tuple[PublishedFile, ...]
     timings_s: dict[str, float]
+    missing: tuple[str, ...]
     run_id: int
 
 
@@ -141,28 +101,12 @@ class Journal:
             self._db.execute("PRAGMA journal_mode=DELETE")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute("PRAGMA foreign_keys=ON")
-        self._open_schema(read_only)
-
-    def _open_schema(self, read_only: bool) -> None:
-        empty = not self._db.execute("SELECT name FROM sqlite_master LIMIT 1").fetchone()
-        if empty:
-            if read_only:
-                raise SetupError(f"The journal {self.path} is empty.", remedy="Run it first.")
+        version = journal_schema.version_of(self._db)
+        journal_schema.check(version, self.path, read_only=read_only)
+        if version < journal_schema.SCHEMA_VERSION and not read_only:
             with self._transaction():
-                for statement in _SCHEMA.split(";\n"):
-                    if statement.strip():
-                        self._db.execute(statement)
-                self._db.execute(
-                    "INSERT INTO meta VALUES ('schema_version', ?)", (str(SCHEMA_VERSION),)
-                )
-            return
-        row = self._db.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()
-        version = int(row["value"]) if row else 0
-        if version > SCHEMA_VERSION:
-            raise SetupError(
-                f"The journal {self.path} was written by a newer audio-batch (schema {version}).",
-                remedy="Upgrade audio-batch, or choose another --output-dir.",
-            )
+                journal_schema.bring_up(self._db, version)
+        self._has_stages = version >= 2 or not read_only
 
     def close(self) -> None:
         """Close the file; what was committed is there whether this is called or not."""
@@ -229,9 +173,13 @@ class Journal:
         """The newest run, or None in a new journal."""
         with self._translated():
             row = self._db.execute("SELECT * FROM runs ORDER BY run_id DESC LIMIT 1").fetchone()
-            if row is None:
-                return None
-            return RunRecord(**{**dict(row), "request": json.loads(row["request"])})
+            return _run(row) if row else None
+
+    def run(self, run_id: int) -> RunRecord | None:
+        """A run by its number, or None."""
+        with self._translated():
+            row = self._db.execute("SELECT * FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+            return _run(row) if row else None
 
     # -- assets -------------------------------------------------------------------------------
 
@@ -320,15 +268,93 @@ class Journal:
         """Commit what became of an attempt. `counts` False takes the attempt back (not its row)."""
         with self._transaction():
             self._finish(outcome, counts)
+            for record in outcome.stages:
+                self._finish_stage(record)
+
+    def finish_stage(self, record: StageRecord) -> None:
+        """Commit that a stage of a running asset is done and its result kept."""
+        with self._transaction():
+            self._finish_stage(record)
+
+    def _finish_stage(self, record: StageRecord) -> None:
+        if record.stage is Stage.TRANSCRIBE:
+            # An alignment of what was heard earlier is of no use to these words.
+            self._db.execute(
+                "UPDATE stages SET fingerprint = '' WHERE asset_id = ? AND stage = ?"
+                " AND finished_at < ?",
+                (record.asset_id, Stage.ALIGN.value, record.finished_at),
+            )
+        # The same record may come twice: when the stage ends, and with the asset's outcome.
+        self._db.execute(
+            "INSERT INTO stages VALUES (:asset, :stage, :source, :fingerprint, :path, :size,"
+            " :sha256, :device, :seconds, :finished, 1)"
+            " ON CONFLICT (asset_id, stage) DO UPDATE SET"
+            " times = times + (finished_at <> :finished), source = :source,"
+            " fingerprint = :fingerprint, path = :path, size_bytes = :size, sha256 = :sha256,"
+            " device = :device, seconds = :seconds, finished_at = :finished",
+            {
+                "asset": record.asset_id,
+                "stage": record.stage.value,
+                "source": record.source,
+                "fingerprint": record.fingerprint,
+                "path": record.file.path,
+                "size": record.file.size_bytes,
+                "sha256": record.file.sha256,
+                "device": record.device,
+                "seconds": record.seconds,
+                "finished": record.finished_at,
+            },
+        )
+
+    def publish_early(self, published: Published) -> None:
+        """Commit what was written of an asset that is still at work."""
+        with self._transaction():
+            self._db.execute(
+                "UPDATE assets SET outputs = ?, missing = ?, duration_s = ? WHERE asset_id = ?",
+                (
+                    json.dumps([asdict(output) for output in published.outputs]),
+                    json.dumps(list(published.missing)),
+                    published.duration_s,
+                    published.asset_id,
+                ),
+            )
+
+    def stages(self) -> dict[str, dict[Stage, StageRecord]]:
+        """The newest result of every stage, by asset and stage."""
+        found: dict[str, dict[Stage, StageRecord]] = {}
+        if self._has_stages:
+            with self._translated():
+                for row in self._db.execute("SELECT * FROM stages"):
+                    record = _stage(row)
+                    found.setdefault(record.asset_id, {})[record.stage] = record
+        return found
+
+    def stage_counts(self) -> dict[str, int]:
+        """How often each stage was ever done, over all assets and runs."""
+        if not self._has_stages:
+            return {}
+        with self._translated():
+            rows = self._db.execute("SELECT stage, sum(times) AS n FROM stages GROUP BY stage")
+            return {row["stage"]: int(row["n"]) for row in rows}
+
+    def replace_outputs(self, asset_id: str, outputs: tuple[PublishedFile, ...]) -> None:
+        """Commit that an asset's outputs were written again by other means than a run."""
+        with self._transaction():
+            self._db.execute(
+                "UPDATE assets SET outputs = ? WHERE asset_id = ?",
+                (json.dumps([asdict(output) for output in outputs]), asset_id),
+            )
 
     def _finish(self, outcome: Outcome, counts: bool) -> None:
         now = time.time()
         # What an earlier attempt found out stands beside its outputs until new ones take its place.
-        new_outputs = ", outputs = :outputs" if outcome.state is State.DONE else ""
+        # An incomplete transcript stands too, whether or not there will be another attempt.
+        published = bool(outcome.outputs)
+        new_outputs = ", outputs = :outputs" if published else ""
         new_facts = (
             ", duration_s = :duration, speech_s = :speech, language = :language,"
-            " notes = :notes, timings_s = :timings"
-            if outcome.state is State.DONE and not outcome.rendered_only
+            " notes = :notes, timings_s = :timings, missing = :missing"
+            if published and not outcome.rendered_only
             else ""
         )
         self._db.execute(
@@ -350,6 +376,7 @@ class Journal:
                 "language": outcome.language,
                 "notes": json.dumps(list(outcome.notes)),
                 "timings": json.dumps(outcome.timings_s),
+                "missing": json.dumps(list(outcome.missing)),
                 "id": outcome.asset_id,
             },
         )
@@ -400,6 +427,10 @@ def _storable(text: str | None) -> str | None:
     return None if text is None else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def _run(row: sqlite3.Row) -> RunRecord:
+    return RunRecord(**{**dict(row), "request": json.loads(row["request"])})
+
+
 def _entry(row: sqlite3.Row) -> JournalEntry:
     values = dict(row)
     values["state"] = State(values["state"])
@@ -407,4 +438,18 @@ def _entry(row: sqlite3.Row) -> JournalEntry:
     values["notes"] = tuple(json.loads(values["notes"]))
     values["outputs"] = tuple(PublishedFile(**output) for output in json.loads(values["outputs"]))
     values["timings_s"] = json.loads(values["timings_s"])
+    values["missing"] = tuple(json.loads(values.get("missing", "[]")))
     return JournalEntry(**values)
+
+
+def _stage(row: sqlite3.Row) -> StageRecord:
+    return StageRecord(
+        asset_id=row["asset_id"],
+        stage=Stage(row["stage"]),
+        source=row["source"],
+        fingerprint=row["fingerprint"],
+        file=PublishedFile(row["stage"], row["path"], row["size_bytes"], row["sha256"]),
+        device=row["device"],
+        seconds=row["seconds"],
+        finished_at=row["finished_at"],
+    )

@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from audio_batch.errors import UsageError
+
 LANGUAGES: Mapping[str, str] = MappingProxyType(
     {
         "af": "Afrikaans",
@@ -166,3 +168,20 @@ def pattern() -> str:
 
 def _any_case(text: str) -> str:
     return "".join(f"[{c}{c.upper()}]" if c.isalpha() else c for c in text)
+
+
+def asked_language(text: str | None) -> str | None:
+    """The code of `--language`; None for auto.
+
+    Raises:
+        UsageError: no language of Whisper is called so.
+    """
+    if text is None or text.lower() == "auto":
+        return None
+    code = code_of(text)
+    if code is None:
+        raise UsageError(
+            f"--language {text!r} is no language that Whisper knows.",
+            remedy="Use a code such as en, de, zh, its English name, or auto.",
+        )
+    return code

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
@@ -17,7 +16,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from audio_batch import hub
 from audio_batch.errors import SetupError, UsageError
+from audio_batch.hub import is_offline as is_offline
 from audio_batch.options import MODEL_DEFAULT_KEYS, DecodingOptions
 
 DEMO = "demo"
@@ -144,30 +145,13 @@ def repository_of(name: str) -> str | None:
     """The hub repository that a name stands for, or None."""
     if name in REPOSITORIES:
         return REPOSITORIES[name]
-    owner, slash, rest = name.partition("/")
-    plausible = slash and owner and rest and not set(name) & set('\\:*?"<>| ') and ".." not in name
-    return name if plausible and "/" not in rest and not name.startswith((".", "/")) else None
+    return name if hub.is_repository(name) else None
 
 
 def cached_folder(repository: str, model_dir: Path | None) -> Path | None:
     """Where a hub model lies on this machine, complete as far as loading it needs; else None."""
-    import huggingface_hub
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        folder = Path(
-            huggingface_hub.snapshot_download(
-                repository,
-                cache_dir=model_dir,
-                local_files_only=True,
-                allow_patterns=list(_FILES),
-            )
-        )
-    except (LocalEntryNotFoundError, FileNotFoundError):
-        return None
-    except HFValidationError as error:
-        raise UsageError(f"{repository!r} can be no repository: {error}") from error
-    return folder if _missing(folder) is None else None
+    folder = hub.cached_folder(repository, _FILES, cache_dir=model_dir)
+    return folder if folder is not None and _missing(folder) is None else None
 
 
 def fetch(
@@ -183,55 +167,15 @@ def fetch(
     Raises:
         SetupError: it is not to be had.
     """
-    import huggingface_hub
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
-    place = f" in {model_dir}" if model_dir else ""
     pull = f"audio-batch models pull {name}" + (f" --model-dir {model_dir}" if model_dir else "")
-    if offline or is_offline():
-        raise SetupError(
-            f"The model {name!r} is not on this machine{place}, and --offline (or "
-            "HF_HUB_OFFLINE) forbids fetching it.",
-            remedy=f"Run `{pull}` once with a network, or use --model demo or a local folder.",
-        )
-    say(f"Fetching the model {name!r} from {repository}; this can take minutes, but only once.")
-    try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                repository, cache_dir=model_dir, allow_patterns=list(_FILES)
-            )
-        )
-    except HFValidationError as error:
-        raise UsageError(f"{repository!r} can be no repository: {error}") from error
-    except GatedRepoError as error:
-        raise SetupError(
-            f"The model {name!r} is gated.",
-            remedy=f"Accept its terms at https://huggingface.co/{repository} and set HF_TOKEN.",
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise SetupError(
-            f"The hub has no model {repository!r} that this machine may read.",
-            remedy="Check the name; for a private one set HF_TOKEN.",
-        ) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise SetupError(
-            f"The model {name!r} is not on this machine{place} and could not be fetched: "
-            f"the hub did not answer ({type(error).__name__}).",
-            remedy=f"Check the network and run `{pull}`, or use --model demo or a local folder.",
-        ) from error
-
-
-def is_offline() -> bool:
-    """Whether the environment forbids the network, read as huggingface_hub reads it."""
-    return any(
-        os.environ.get(key, "").upper() in {"1", "ON", "YES", "TRUE"}
-        for key in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    return hub.fetch(
+        repository,
+        _FILES,
+        what=f"model {name!r}",
+        remedy=f"Run `{pull}` once with a network, or use --model demo or a local folder.",
+        cache_dir=model_dir,
+        offline=offline,
+        say=say,
     )
 
 

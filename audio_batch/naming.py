@@ -29,7 +29,7 @@ MAX_NAME_BYTES = 1000
 
 DEFAULT_TEMPLATE = "{id}"
 
-_SUMMARY = ("summary",)  # summary.json is the run's own
+_RUNS_OWN = (("summary",), ("speakers",))  # summary.json and speakers.json
 _SHORT_HASH, _LONG_HASH = 12, 64
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _LIKE_MAPPED = re.compile(rf"--[0-9a-f]{{{_SHORT_HASH}}}\Z")
@@ -72,7 +72,7 @@ class OutputNamer:
       dot before what could be a format's suffix becomes `_`, so that no file meets a folder.
     - A name of more than 1,000 bytes is too long for some systems: the id takes its place.
     - All assets that would share a name (also on a file system without upper case, or one that
-      composes accents) get `--` and a hash of their id appended, and so does `summary`.
+      composes accents) get `--` and a hash of their id appended; so do `summary` and `speakers`.
     """
 
     def __init__(self, template: str | None = None) -> None:
@@ -238,10 +238,10 @@ def _with_hash(readable: str, whole: str, digits: int) -> str:
 
 
 def _clashing(names: Mapping[str, Parts], others: Counter[Parts]) -> list[str]:
-    """Ids whose names some file system would take for another asset's, or for the summary."""
+    """Ids whose names some file system would take for another asset's, or for the run's own."""
     keys = {asset_id: _file_system_key(parts) for asset_id, parts in names.items()}
     counts = Counter(keys.values()) + others
-    counts[_SUMMARY] += 1
+    counts.update(_RUNS_OWN)
     return [asset_id for asset_id, key in keys.items() if counts[key] > 1]
 
 

@@ -14,10 +14,11 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from audio_batch.errors import UsageError
+from audio_batch.outcome import Stage
 
 Task = Literal["transcribe", "translate"]
 
@@ -190,6 +191,47 @@ def _check(options: DecodingOptions, named: Mapping[str, Any]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class SpeakerLimits:
+    """How many voices a recording has, as far as it is known; None where it is not.
+
+    Raises:
+        UsageError: a count below one, bounds that contradict each other.
+    """
+
+    num_speakers: int | None = None
+    min_speakers: int | None = None
+    max_speakers: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("num_speakers", "min_speakers", "max_speakers"):
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= 1000:
+                raise UsageError(f"--{name.replace('_', '-')} must be from 1 to 1000, not {value}.")
+        low, high = self.min_speakers, self.max_speakers
+        if self.num_speakers is not None and (low is not None or high is not None):
+            raise UsageError(
+                "--num-speakers says the exact number; --min-speakers and --max-speakers then "
+                "have no effect.",
+                remedy="Give one or the other.",
+            )
+        if low is not None and high is not None and low > high:
+            raise UsageError(f"--min-speakers {low} is above --max-speakers {high}.")
+
+
+@dataclass(frozen=True, slots=True)
+class WantedStages:
+    """Which stages a run does and by which models, as identities; None leaves the stage out.
+
+    `keep_speakers`: no diarization is to be had, but what earlier runs found is not thrown away.
+    """
+
+    model: str
+    aligner: str | None = None
+    diarizer: str | None = None
+    keep_speakers: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class RunOptions:
     """Everything a run was asked to do, except which assets.
 
@@ -219,6 +261,7 @@ class RunOptions:
     fail_fast: bool = False
     overwrite: bool = False
     retry_failed: bool = False
+    limits: SpeakerLimits = field(default_factory=SpeakerLimits)
 
     def recognition_fingerprint(self, decoding: DecodingOptions, model_identity: str) -> str:
         """Name of everything that decides an asset's words: part of the resume key.
@@ -236,6 +279,23 @@ class RunOptions:
         }
         return _digest(parts)
 
+    def stage_fingerprints(
+        self, decoding: DecodingOptions, limits: SpeakerLimits, wanted: WantedStages
+    ) -> dict[Stage, str]:
+        """Name of everything that decides the result of each stage that is to be done."""
+        words = self.recognition_fingerprint(decoding, wanted.model)
+        stages = {Stage.TRANSCRIBE: words}
+        if wanted.aligner is not None:
+            stages[Stage.ALIGN] = _digest({"words": words, "aligner": wanted.aligner})
+        if wanted.diarizer is not None:
+            parts = {
+                "diarizer": wanted.diarizer,
+                "limits": dataclasses.asdict(limits),
+                "audio_stream": self.audio_stream,
+            }
+            stages[Stage.DIARIZE] = _digest(parts)
+        return stages
+
     @property
     def admission(self) -> str:
         """Name of what refuses recordings: it changes no words, but what failed may now pass."""
@@ -251,6 +311,13 @@ class RunOptions:
                 "highlight_words": self.highlight_words,
             }
         )
+
+
+def joint_fingerprint(stages: Mapping[Stage, str]) -> str:
+    """One name for all stages of an asset; without further stages it is that of the words."""
+    if set(stages) == {Stage.TRANSCRIBE}:
+        return stages[Stage.TRANSCRIBE]
+    return _digest({stage.value: name for stage, name in stages.items()})
 
 
 def _digest(parts: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -14,9 +15,46 @@ class State(StrEnum):
 
     RUNNING = "running"
     DONE = "done"
+    INCOMPLETE = "incomplete"
+    """Its transcript is published, but a stage that was asked for has failed."""
     FAILED = "failed"
     INTERRUPTED = "interrupted"
     QUARANTINED = "quarantined"
+
+
+class Stage(StrEnum):
+    """A step whose result is kept, in the order in which they are done."""
+
+    TRANSCRIBE = "transcribe"
+    ALIGN = "align"
+    DIARIZE = "diarize"
+
+
+@dataclass(frozen=True, slots=True)
+class StageRecord:
+    """A stage that was done: what the journal keeps. `fingerprint` names what decided its result.
+
+    `source` is the identity of the recording that it was made of.
+    """
+
+    asset_id: str
+    stage: Stage
+    source: str
+    fingerprint: str
+    file: PublishedFile
+    device: str
+    seconds: float
+    finished_at: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """An incomplete transcript that was written while its asset is still at work."""
+
+    asset_id: str
+    outputs: tuple[PublishedFile, ...]
+    missing: tuple[str, ...]
+    duration_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +63,8 @@ class Outcome:
 
     `device_failed` marks a failure of the device rather than of the asset: the attempt does not
     count against the asset, and the device is taken out of the run. `notes` are what a person
-    should know of a finished asset ("damaged: 599.7 s of 600.0 s decoded").
+    should know of a finished asset ("damaged: 599.7 s of 600.0 s decoded"). `stages` are those
+    that this attempt did, `missing` those that failed though their asset's words were published.
     """
 
     asset_id: str
@@ -43,6 +82,8 @@ class Outcome:
     device_failed: bool = False
     timings_s: dict[str, float] = field(default_factory=dict)
     rendered_only: bool = False
+    stages: tuple[StageRecord, ...] = ()
+    missing: tuple[Stage, ...] = ()
 
 
 @dataclass(slots=True)
@@ -57,6 +98,8 @@ class DeviceShare:
 @dataclass(slots=True)
 class RunResult:
     """How a run ended; the journal holds what became of each asset.
+
+    `failed` counts incomplete assets too.
 
     `dropped` says that work was left behind in native code, which no thread can be made to stop.
     """
@@ -74,12 +117,13 @@ class RunResult:
 
     def count(self, outcome: Outcome, busy_s: float) -> None:
         """Add an outcome that stands."""
-        if outcome.state is not State.DONE:
+        if outcome.state is State.DONE:
+            self.done += 1
+        else:
             self.failed += 1
-            return
-        self.done += 1
-        if outcome.rendered_only:
+        if outcome.state is State.DONE and not outcome.stages:
             self.rendered += 1
+        if not outcome.stages:
             return
         share = self.shares.setdefault(outcome.device, DeviceShare())
         share.assets += 1

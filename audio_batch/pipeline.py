@@ -1,4 +1,4 @@
-"""One asset's life, in a worker: fetch, decode, transcribe, render, publish.
+"""One asset's life, in a worker: decode, transcribe, align, diarize, assign, render, publish.
 
 `process` never raises: whatever happens becomes an `Outcome`. Where it runs (a thread, a process,
 another machine) is the pool's business.
@@ -9,34 +9,35 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import logging
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from audio_batch import __version__
-from audio_batch.engines.base import Recognition, Recognizer
-from audio_batch.errors import AssetError, DeviceError, ErrorKind, SetupError
+from audio_batch import __version__, speakers
+from audio_batch.engines.base import Aligner, Diarizer, Recognizer
+from audio_batch.errors import AssetError, ErrorKind
+from audio_batch.events import AssetProgress
 from audio_batch.formats import FORMATS, FormatOptions, render
 from audio_batch.manifest import Asset
-from audio_batch.options import DecodingOptions, RunOptions
-from audio_batch.outcome import Outcome, State
-from audio_batch.storage import PublishedFile, contained, publish
-from audio_batch.text import for_terminal, redact
+from audio_batch.options import DecodingOptions, RunOptions, SpeakerLimits
+from audio_batch.outcome import Outcome, Published, Stage, StageRecord, State
+from audio_batch.stages import Aligned, Diarized, Transcribed
+from audio_batch.stagework import Failure, StageClock, StageWork
+from audio_batch.storage import STATE_FOLDER, PublishedFile, contained, publish
+from audio_batch.text import for_terminal
 from audio_batch.transcript import Transcript
 
 if TYPE_CHECKING:
     from audio_batch.media import Audio, MediaLimits
 
-_log = logging.getLogger("audio_batch.pipeline")
-
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One attempt at one asset: plain values, ready to cross a process border."""
+    """One attempt at one asset: plain values, ready to cross a process border.
+
+    `stages` names what each stage's result must be made of; those of `kept` are there.
+    """
 
     asset: Asset
     decoding: DecodingOptions
@@ -48,102 +49,203 @@ class Job:
     attempt: int
     position: int
     total: int
+    stages: Mapping[Stage, str]
+    limits: SpeakerLimits
+    kept: Mapping[Stage, StageRecord]
+    suspect: bool = False
+    """It ran when the program crashed: its words are published before anything else is tried."""
     published: PublishedFile | None = None
-    """Where the words already are: this attempt only writes them in other formats."""
+    """Where the transcript already is: this attempt only writes it in other formats."""
+
+
+class Models(Protocol):
+    """The models of a run. Each method loads at its first call for a device; in any thread."""
+
+    def recognizer(self, device: str) -> Recognizer:
+        """What hears words on the device. Raises DeviceError, SetupError."""
+        ...
+
+    def aligner(self, device: str, language: str) -> Aligner | None:
+        """What times words of the language; None where nothing does. Raises as `recognizer`."""
+        ...
+
+    def diarizer(self, device: str) -> Diarizer:
+        """What tells voices apart on the device. Raises as `recognizer`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What all jobs of a run share. `recognizer` gives the device's model, loading it once."""
+    """What all jobs of a run share.
+
+    `stage_done` is told of each stage whose result is kept while others are still to come,
+    `published` of an incomplete transcript that was written meanwhile.
+    `named` gives the voices of a transcript the names that are known.
+    """
 
     root: Path
     options: RunOptions
     model_name: str
     model_identity: str
-    recognizer: Callable[[str], Recognizer]
+    models: Models
     limits: MediaLimits
-    progress: Callable[[Job, str, float, float], None]
+    progress: Callable[[AssetProgress], None]
+    stage_done: Callable[[StageRecord], None]
+    published: Callable[[Published], None]
+    named: Callable[[Transcript], Transcript]
 
+    @property
+    def state(self) -> Path:
+        """Where the results of stages are kept."""
+        return self.root / STATE_FOLDER
 
-@dataclass(slots=True)
-class StageClock:
-    """Seconds spent in each stage of one asset."""
+    def decode(self, job: Job) -> Audio:
+        """The recording's samples.
 
-    timings_s: dict[str, float] = field(default_factory=dict)
+        Raises:
+            AssetError: it cannot be decoded, or is not the file any more that was planned for.
+        """
+        from audio_batch.media import decode
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time a stage; one that fails is timed too."""
-        begun = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.timings_s[name] = round(time.perf_counter() - begun, 4)
+        path = fetch(job)
+        audio = decode(path, self.limits, audio_stream=self.options.audio_stream)
+        if source_identity(path) != job.source:
+            raise AssetError(
+                ErrorKind.INPUT_CHANGED,
+                f"{for_terminal(path.name)} changed while it was read, or since the run began.",
+                remedy="Run it again when the file is complete.",
+                transient=True,
+            )
+        if audio.state != "complete" and self.options.damaged == "fail":
+            raise AssetError(ErrorKind.MEDIA_DAMAGED, "; ".join(audio.notes) or audio.state)
+        return audio
 
 
 def process(job: Job, context: Context) -> Outcome:
     """Do one attempt at one asset and say what became of it. Runs in a worker thread."""
     clock = StageClock()
+    work = StageWork(job, context, clock)
     outcome = Outcome(job.asset.id, State.FAILED, job.fingerprint, job.device)
     try:
         transcript = read_published(context.root, job)
         outcome = dataclasses.replace(outcome, rendered_only=transcript is not None)
         if transcript is None:
-            context.recognizer(job.device).check(job.decoding)
-            with clock.stage("fetch"):
-                path = fetch(job)
-            with clock.stage("decode"):
-                audio = _decode(job, path, context)
-            with clock.stage("transcribe"):
-                recognition, about = _transcribe(job, audio, context)
-            transcript = _assemble(job, audio, recognition, about, clock, context)
-            outcome = dataclasses.replace(
-                outcome,
-                speech_s=recognition.speech_s,
-                notes=(*audio.notes, *recognition.notes),
-            )
+            transcript = make(work)
         with clock.stage("publish"):
-            outputs = publish_all(transcript, job, context)
-    except DeviceError as error:
-        return _failed(outcome, clock, ErrorKind.DEVICE, str(error), device_failed=True)
-    except SetupError as error:
-        # The model folder broke under the run: nothing of it is this asset's fault.
-        return _failed(outcome, clock, ErrorKind.MODEL, str(error), device_failed=True)
-    except AssetError as error:
-        return _failed(outcome, clock, error.kind, str(error), transient=error.transient)
-    except MemoryError:
-        text = "There was not enough memory for this asset. Run fewer at a time (--threads)."
-        return _failed(outcome, clock, ErrorKind.OUT_OF_MEMORY, text, transient=True)
+            outputs = publish_all(context.named(transcript), job, context)
     except Exception as error:
-        _log.exception("unexpected failure of %s", job.asset.id)
-        text = f"Unexpected {type(error).__name__}: {error}. Please report it; see the log file."
-        return _failed(outcome, clock, ErrorKind.INTERNAL, text)
-    return dataclasses.replace(
+        return _failed(outcome, work, Failure.of(error, job.asset.id))
+    outcome = dataclasses.replace(
         outcome,
         state=State.DONE,
         outputs=outputs,
         duration_s=transcript.duration_s,
+        speech_s=transcript.provenance.get("speech_s"),
         language=transcript.language,
-        timings_s=clock.timings_s,
+        notes=tuple(transcript.media.get("notes", ())),
+    )
+    if work.failures:
+        # What may pass decides whether there is another attempt today.
+        stage = max(work.failures, key=lambda stage: work.failures[stage].transient)
+        failure = work.failures[stage]
+        text = f"{_WITHOUT[stage]}: {failure.text}"
+        failed = _failed(outcome, work, dataclasses.replace(failure, text=text))
+        missing = tuple(work.failures)
+        return dataclasses.replace(failed, state=State.INCOMPLETE, missing=missing)
+    return dataclasses.replace(outcome, timings_s=clock.timings_s, stages=tuple(work.records))
+
+
+_WITHOUT = {
+    Stage.ALIGN: "The words are there, but could not be aligned",
+    Stage.DIARIZE: "The words are there, but the speakers could not be told apart",
+}
+
+
+def _failed(outcome: Outcome, work: StageWork, failure: Failure) -> Outcome:
+    return dataclasses.replace(
+        outcome,
+        error_kind=failure.kind,
+        error_text=failure.text,
+        transient=failure.transient,
+        device_failed=failure.device_failed,
+        timings_s=work.clock.timings_s,
+        stages=tuple(work.records),
     )
 
 
-def _failed(
-    outcome: Outcome,
-    clock: StageClock,
-    kind: ErrorKind,
-    text: str,
-    *,
-    transient: bool = False,
-    device_failed: bool = False,
-) -> Outcome:
-    return dataclasses.replace(
-        outcome,
-        error_kind=kind,
-        error_text=redact(text),
-        transient=transient,
-        device_failed=device_failed,
-        timings_s=clock.timings_s,
+def make(work: StageWork) -> Transcript:
+    """The asset's transcript: every stage in its turn, then who said what.
+
+    Raises:
+        AudioBatchError, MemoryError: there are no words to publish.
+    """
+    heard = work.words()
+    if work.job.suspect and not work.at_hand(Stage.ALIGN):
+        publish_words(work, heard, None)
+    aligned = work.times(heard)
+    if work.job.suspect and not work.at_hand(Stage.DIARIZE):
+        publish_words(work, heard, aligned)
+    voices = work.voices()
+    return assemble(work, heard, aligned, voices, tuple(work.failures))
+
+
+def publish_words(work: StageWork, heard: Transcribed, aligned: Aligned | None) -> None:
+    """Publish what there is before a stage that may end the program, and have it journalled.
+
+    Raises:
+        AssetError: it cannot be written.
+    """
+    job, context = work.job, work.context
+    missing = [Stage.DIARIZE] if aligned else [s for s in job.stages if s is not Stage.TRANSCRIBE]
+    words = assemble(work, heard, aligned, None, tuple(s for s in missing if s in job.stages))
+    outputs = publish_all(context.named(words), job, context)
+    context.published(Published(job.asset.id, outputs, words.missing, words.duration_s))
+
+
+def assemble(
+    work: StageWork,
+    heard: Transcribed,
+    aligned: Aligned | None,
+    voices: Diarized | None,
+    missing: tuple[Stage, ...],
+) -> Transcript:
+    """Put the stages' results together: pure but for the job's own values."""
+    job, context = work.job, work.context
+    segments = heard.segments if aligned is None else aligned.segments
+    notes = [*heard.notes, *(aligned.notes if aligned else ())]
+    provenance: dict[str, Any] = {
+        "program": f"audio-batch {__version__}",
+        "engine": context.options.engine,
+        "model": context.model_name,
+        "model_identity": context.model_identity,
+        **heard.about,
+        "speech_s": heard.speech_s,
+        "options": dataclasses.asdict(job.decoding),
+        "fingerprint": job.fingerprint,
+    }
+    if aligned is not None:
+        provenance["alignment"] = aligned.about
+    found = None
+    if voices is not None:
+        found = voices.diarization
+        segments = speakers.assign(segments, found.turns, found.exclusive_turns)
+        notes += found.notes
+        provenance["diarization"] = voices.about
+    return Transcript(
+        asset_id=job.asset.id,
+        source=job.asset.uri,
+        name=job.asset.name,
+        language=heard.language,
+        language_probability=heard.language_probability,
+        duration_s=heard.duration_s,
+        segments=segments,
+        speakers=found.speakers if found else (),
+        turns=found.turns if found else (),
+        exclusive_turns=found.exclusive_turns if found else (),
+        missing=tuple(stage.value for stage in missing),
+        media={**heard.media, "notes": notes},
+        metadata=job.asset.metadata,
+        provenance={**provenance, "timings_s": dict(work.clock.timings_s)},
     )
 
 
@@ -172,70 +274,6 @@ def fetch(job: Job) -> Path:
     return path
 
 
-def _decode(job: Job, path: Path, context: Context) -> Audio:
-    from audio_batch.media import decode
-
-    audio = decode(path, context.limits, audio_stream=context.options.audio_stream)
-    if source_identity(path) != job.source:
-        raise AssetError(
-            ErrorKind.INPUT_CHANGED,
-            f"{for_terminal(path.name)} changed while it was read, or since the run began.",
-            remedy="Run it again when the file is complete.",
-            transient=True,
-        )
-    if audio.state != "complete" and context.options.damaged == "fail":
-        raise AssetError(ErrorKind.MEDIA_DAMAGED, "; ".join(audio.notes) or audio.state)
-    return audio
-
-
-def _transcribe(job: Job, audio: Audio, context: Context) -> tuple[Recognition, dict[str, Any]]:
-    recognizer = context.recognizer(job.device)
-
-    def progress(position_s: float) -> None:
-        context.progress(job, "transcribe", position_s, audio.duration_s)
-
-    recognition = recognizer.transcribe(audio.samples, job.decoding, progress)
-    return recognition, recognizer.description
-
-
-def _assemble(
-    job: Job,
-    audio: Audio,
-    recognition: Recognition,
-    about: dict[str, Any],
-    clock: StageClock,
-    context: Context,
-) -> Transcript:
-    return Transcript(
-        asset_id=job.asset.id,
-        source=job.asset.uri,
-        name=job.asset.name,
-        language=recognition.language,
-        language_probability=recognition.language_probability,
-        duration_s=audio.duration_s,
-        segments=recognition.segments,
-        media={
-            **dataclasses.asdict(audio.info),
-            "decoded_s": audio.duration_s,
-            "state": audio.state,
-            "notes": [*audio.notes, *recognition.notes],
-        },
-        metadata=job.asset.metadata,
-        provenance={
-            "program": f"audio-batch {__version__}",
-            "engine": context.options.engine,
-            "model": context.model_name,
-            "model_identity": context.model_identity,
-            "device": job.device,
-            **about,
-            "speech_s": recognition.speech_s,
-            "options": dataclasses.asdict(job.decoding),
-            "fingerprint": job.fingerprint,
-            "timings_s": dict(clock.timings_s),
-        },
-    )
-
-
 def read_published(root: Path, job: Job) -> Transcript | None:
     """The transcript that the job is to be rendered from; None where it has to be made.
 
@@ -250,7 +288,8 @@ def read_published(root: Path, job: Job) -> Transcript | None:
     except (OSError, ValueError, AssetError):
         return None
     same = hashlib.sha256(data).hexdigest() == job.published.sha256
-    return transcript if same and transcript.asset_id == job.asset.id else None
+    ours = same and transcript.asset_id == job.asset.id and not transcript.missing
+    return transcript if ours else None
 
 
 def publish_all(transcript: Transcript, job: Job, context: Context) -> tuple[PublishedFile, ...]:

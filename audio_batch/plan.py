@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 
 from audio_batch.errors import ErrorKind
+from audio_batch.formats import parse_formats
 from audio_batch.journal import JournalEntry
 from audio_batch.manifest import Asset
-from audio_batch.options import DecodingOptions, RunOptions
-from audio_batch.outcome import State
-from audio_batch.storage import PublishedFile
+from audio_batch.options import (
+    DecodingOptions,
+    RunOptions,
+    SpeakerLimits,
+    WantedStages,
+    joint_fingerprint,
+)
+from audio_batch.outcome import Stage, StageRecord, State
+from audio_batch.storage import STATE_FOLDER, PublishedFile
+
+_NAMES_UNKNOWN = "?"
+"""Stands in a rendering for names that could not be read."""
 
 _DAMAGE = ("damaged", "truncated")
 """How `audio_batch.media` begins the notes of recordings that `--damaged fail` refuses."""
@@ -22,9 +33,10 @@ _DAMAGE = ("damaged", "truncated")
 class Action(StrEnum):
     """What the run does with an asset."""
 
-    TRANSCRIBE = "transcribe"
+    PROCESS = "process"
+    """Do the stages whose results are not there, and publish."""
     RENDER = "render"
-    """The words are there; only their written forms are wanted anew."""
+    """All results are there; only their written forms are wanted anew."""
     KEEP = "keep"
     LEAVE_FAILED = "leave_failed"
     """It failed for good earlier, and neither it nor the options have changed since."""
@@ -35,6 +47,7 @@ class Action(StrEnum):
 class Planned:
     """An asset with everything that decides its result.
 
+    `stages` names what each stage's result must be made of, `kept` holds the results that are.
     `published` is the canonical output to render from; `fresh` says that earlier attempts no
     longer count (`--retry-failed`, `--overwrite`). A `suspect` ran when the program crashed: it
     comes last and runs alone.
@@ -43,15 +56,23 @@ class Planned:
     asset: Asset
     action: Action
     decoding: DecodingOptions
+    limits: SpeakerLimits
     formats: tuple[str, ...]
     output_name: str
     source: str
     fingerprint: str
     rendering: str
+    stages: Mapping[Stage, str]
+    kept: Mapping[Stage, StageRecord] = field(default_factory=dict)
     published: PublishedFile | None = None
     fresh: bool = False
     suspect: bool = False
     entry: JournalEntry | None = None
+
+    @property
+    def missing(self) -> tuple[Stage, ...]:
+        """The stages that are still to be done, in order."""
+        return tuple(stage for stage in Stage if stage in self.stages and stage not in self.kept)
 
 
 def plan(
@@ -59,28 +80,53 @@ def plan(
     entries: Iterable[JournalEntry],
     options: RunOptions,
     *,
-    model_identity: str,
+    wanted: WantedStages,
+    stages: Mapping[str, Mapping[Stage, StageRecord]] = MappingProxyType({}),
+    naming: str | None = "",
     output_names: Mapping[str, str],
     root: Path,
     source_identity: Callable[[Path | None], str],
 ) -> list[Planned]:
-    """Decide for each asset, in the order given. Reads file sizes, writes nothing."""
+    """Decide for each asset, in the order given. Reads file sizes, writes nothing.
+
+    Args:
+        stages: what earlier runs have kept.
+        naming: stands for the names that voices have been given; None where that cannot be told,
+            and no transcript is written anew for their sake.
+    """
     known = {entry.asset_id: entry for entry in entries}
+    state = root / STATE_FOLDER
+    names_key = _NAMES_UNKNOWN if naming is None else naming
     planned = []
     for asset in assets:
         decoding = for_asset(options.decoding, asset)
-        formats = ("json", *(f for f in asset.formats or options.formats if f != "json"))
+        limits = limits_of(asset, options.limits)
+        formats = parse_formats(asset.formats) if asset.formats else options.formats
         name = output_names[asset.id]
         entry = known.get(asset.id)
+        source = source_identity(asset.path)
+        done = {} if options.overwrite else stages.get(asset.id, {})
+        done = {stage: record for stage, record in done.items() if record.source == source}
+        names = options.stage_fingerprints(decoding, limits, wanted)
+        kept_turns = done.get(Stage.DIARIZE) if wanted.keep_speakers else None
+        if kept_turns is not None and intact(kept_turns.file, state):
+            names[Stage.DIARIZE] = kept_turns.fingerprint
         draft = Planned(
             asset=asset,
-            action=Action.TRANSCRIBE,
+            action=Action.PROCESS,
             decoding=decoding,
+            limits=limits,
             formats=formats,
             output_name=name,
-            source=source_identity(asset.path),
-            fingerprint=options.recognition_fingerprint(decoding, model_identity),
-            rendering=f"{options.render_fingerprint(formats)}:{name}|{options.admission}",
+            source=source,
+            fingerprint=joint_fingerprint(names),
+            rendering=f"{options.render_fingerprint(formats)}:{name}|{options.admission}|{names_key}",
+            stages=names,
+            kept={
+                stage: record
+                for stage, record in done.items()
+                if names.get(stage) == record.fingerprint and intact(record.file, state)
+            },
             entry=entry,
         )
         planned.append(decide(draft, entry, options, root))
@@ -115,6 +161,14 @@ def for_asset(decoding: DecodingOptions, asset: Asset) -> DecodingOptions:
     return dataclasses.replace(decoding, **named) if named else decoding  # type: ignore[arg-type]
 
 
+def limits_of(asset: Asset, limits: SpeakerLimits) -> SpeakerLimits:
+    """The number of speakers that the asset itself gives, else the run's."""
+    own = (asset.num_speakers, asset.min_speakers, asset.max_speakers)
+    if asset.num_speakers is not None:
+        return SpeakerLimits(num_speakers=asset.num_speakers)
+    return SpeakerLimits(*own) if any(value is not None for value in own) else limits
+
+
 def decide(draft: Planned, entry: JournalEntry | None, options: RunOptions, root: Path) -> Planned:
     """Choose one asset's action from its journal row. Pure but for the sizes of its outputs."""
     if entry is None:
@@ -125,6 +179,9 @@ def decide(draft: Planned, entry: JournalEntry | None, options: RunOptions, root
         return draft
     if entry.state is State.DONE:
         return _of_done(draft, entry, options, root)
+    if entry.state is State.INCOMPLETE:
+        # The missing stage only; what failed tonight may have been the night's fault.
+        return dataclasses.replace(draft, fresh=True)
     if entry.state is State.INTERRUPTED and entry.outputs:
         kept = _of_done(draft, entry, options, root)
         if kept.action is Action.RENDER:
@@ -142,18 +199,26 @@ def decide(draft: Planned, entry: JournalEntry | None, options: RunOptions, root
 
 def _admitted_alike(entry: JournalEntry, draft: Planned) -> bool:
     """Whether the options that refuse recordings are those that the row was made with."""
-    return entry.rendering.partition("|")[2] == draft.rendering.partition("|")[2]
+    return _parts(entry.rendering)[1] == _parts(draft.rendering)[1]
+
+
+def _parts(rendering: str) -> tuple[str, str, str]:
+    """A rendering's layout and name, what it admits, and what voices are called in it."""
+    layout, _, rest = rendering.partition("|")
+    admission, _, naming = rest.partition("|")
+    return layout, admission, naming
 
 
 def _of_done(draft: Planned, entry: JournalEntry, options: RunOptions, root: Path) -> Planned:
     canonical = next((output for output in entry.outputs if output.format == "json"), None)
-    if canonical is None or not intact(canonical, root):
+    if canonical is None or entry.missing or not intact(canonical, root):
         return draft
     if options.damaged == "fail" and any(note.startswith(_DAMAGE) for note in entry.notes):
         return draft
-    written = entry.rendering.partition("|")[0] == draft.rendering.partition("|")[0]
+    (layout, _, naming), (wanted, _, names) = _parts(entry.rendering), _parts(draft.rendering)
     if (
-        written
+        layout == wanted
+        and names in (naming, _NAMES_UNKNOWN)
         and entry.state is State.DONE
         and all(intact(output, root) for output in entry.outputs)
     ):

@@ -93,7 +93,7 @@ class LogReporter:
                 self._say(
                     event,
                     "DEBUG",
-                    f"{event.asset_id}: {event.stage} {event.position_s:.0f} s"
+                    f"{event.asset_id}: {event.stage} {100 * event.share:.0f}%"
                     f" of {event.duration_s:.0f} s",
                 )
             case events.AssetFinished():
@@ -152,7 +152,8 @@ def _closing(event: events.AssetFinished) -> tuple[str, str]:
     if event.will_retry_in_s is not None:
         text = f"{head} Again in {event.will_retry_in_s:.0f} s: {event.name}: {outcome.error_text}"
         return "WARNING", text
-    return "ERROR", f"{head} Failed: {event.name}: {outcome.error_text} [{outcome.error_kind}]"
+    how = "Incomplete" if outcome.state is State.INCOMPLETE else "Failed"
+    return "ERROR", f"{head} {how}: {event.name}: {outcome.error_text} [{outcome.error_kind}]"
 
 
 def _stopping(event: events.StopRequested) -> str:
@@ -190,8 +191,7 @@ class LiveReporter:
         self._verbose = verbose
         self._lines = LogReporter()
         self._running: dict[str, dict[str, events.AssetStarted]] = {}
-        self._positions: dict[str, float] = {}
-        self._lengths: dict[str, float] = {}
+        self._progress: dict[str, events.AssetProgress] = {}
         self._begun_s = time.monotonic()
         self._audio_s = 0.0
         self._counts = {"done": 0, "failed": 0}
@@ -223,8 +223,7 @@ class LiveReporter:
             case events.AssetStarted():
                 self._running.setdefault(event.device, {})[event.asset_id] = event
             case events.AssetProgress():
-                self._positions[event.asset_id] = event.position_s
-                self._lengths[event.asset_id] = event.duration_s
+                self._progress[event.asset_id] = event
             case events.AssetFinished():
                 self._finished(event)
             case events.DeviceOut():
@@ -251,7 +250,7 @@ class LiveReporter:
     def _finished(self, event: events.AssetFinished) -> None:
         outcome: Outcome = event.outcome
         self._running.get(outcome.device, {}).pop(outcome.asset_id, None)
-        self._positions.pop(outcome.asset_id, None)
+        self._progress.pop(outcome.asset_id, None)
         if event.will_retry_in_s is None:
             self._counts["done" if outcome.state is State.DONE else "failed"] += 1
             self._audio_s += 0.0 if outcome.rendered_only else outcome.duration_s or 0.0
@@ -264,7 +263,8 @@ class LiveReporter:
             self._console.print(escape(for_terminal(text)), style=style, highlight=False)
 
     def _update(self) -> None:
-        heard_s = self._audio_s + sum(list(self._positions.values()))
+        running = list(self._progress.values())
+        heard_s = self._audio_s + sum(one.asset_share * one.duration_s for one in running)
         wall_s = max(1e-6, time.monotonic() - self._begun_s)
         ended = self._counts["done"] + self._counts["failed"]
         parts = [f"{ended}/{self._todo}"]
@@ -291,9 +291,9 @@ class LiveReporter:
             busy = "" if load.utilization_pct is None else f"{load.utilization_pct:.0f}% util"
             names = []
             for asset_id, started in list(self._running.get(load.device.id, {}).items()):
-                position, length = self._positions.get(asset_id), self._lengths.get(asset_id)
-                share = f" {100 * position / length:.0f}%" if position and length else ""
-                names.append(escape(for_terminal(started.name)) + share)
+                at = self._progress.get(asset_id)
+                where = f" [dim]{at.stage} {100 * at.share:.0f}%[/dim]" if at else ""
+                names.append(escape(for_terminal(started.name)) + where)
             table.add_row(
                 f"[cyan]{load.device.id}[/cyan]",
                 "[red]out[/red]" if load.out_reason else f"{load.active}/{load.maximum}",

@@ -1,11 +1,12 @@
 """The run: select, dispatch, commit, retry.
 
     Runner.run
-      ├─ _load_models            every device's model, before any asset is touched
+      ├─ _load_models            every device's models, before any asset is touched
       └─ loop
           ├─ _dispatch           while a slot is free: try_lease → journal.start → pool.submit
           └─ _handle             one message of a worker:
               ├─ started, progress     → event
+              ├─ stage done            → journal.finish_stage
               └─ finished → _commit    → journal.finish → release → event, or again later
 
 Workers return records; only this thread commits, decides and emits. Failed attempts that may pass
@@ -23,9 +24,8 @@ import queue
 import random
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import Any
 
 from audio_batch import events
 from audio_batch.control import Asker, Inbox, Pause, StopControl, wake_up
@@ -33,7 +33,7 @@ from audio_batch.errors import DeviceError, ErrorKind, SetupError
 from audio_batch.gpu.balancer import Balancer, Lease
 from audio_batch.journal import Journal
 from audio_batch.options import RunOptions
-from audio_batch.outcome import Outcome, RunResult, State
+from audio_batch.outcome import Outcome, Published, RunResult, Stage, StageRecord, State
 from audio_batch.pipeline import Job, source_identity
 from audio_batch.plan import Action, Planned
 from audio_batch.pools import Finished, Pool
@@ -45,6 +45,15 @@ MAX_RETRY_DELAY_S = 300.0
 
 MAX_DEVICES_PER_ASSET = 2
 """After so many devices have failed on one asset it is the asset that is suspected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """What a worker tells while it is at an asset; see `pipeline.Context`."""
+
+    progress: Callable[[events.AssetProgress], None]
+    stage_done: Callable[[StageRecord], None]
+    published: Callable[[Published], None]
 
 
 @dataclass(slots=True)
@@ -73,8 +82,8 @@ class Runner:
         journal: Journal,
         run_id: int,
         balancer: Balancer,
-        pool: Callable[[Callable[[Job, str, float, float], None]], Pool],
-        load_model: Callable[[str], Any],
+        pool: Callable[[Tell], Pool],
+        load_models: Callable[[str, Set[Stage]], Sequence[str]],
         emit: Callable[[events.Event], None],
         asker: Asker | None = None,
         grace_s: float = 25.0,
@@ -83,10 +92,10 @@ class Runner:
         self._journal = journal
         self._run_id = run_id
         self._balancer = balancer
-        self._load_model = load_model
+        self._load_models_of = load_models
         self._emit = emit
         self._inbox: Inbox = queue.SimpleQueue()
-        self._pool = pool(self._on_progress)
+        self._pool = pool(Tell(self._on_progress, self._on_stage_done, self._on_published))
         self._pause = Pause(asker, self._inbox)
         self.stop = StopControl(self._inbox, grace_s)
         self._announced_stop = False
@@ -110,8 +119,11 @@ class Runner:
         self._todo.extend(todo)
         self._positions = {item.asset.id: n for n, item in enumerate(todo, 1)}
         try:
-            if any(item.action is Action.TRANSCRIBE for item in todo):
-                self._load_models()
+            needed = {
+                stage for item in todo if item.action is Action.PROCESS for stage in item.missing
+            }
+            if needed:
+                self._load_models(needed)
             self._loop()
         except BaseException as error:
             self._drain(error)
@@ -165,14 +177,14 @@ class Runner:
 
     # -- devices --------------------------------------------------------------------------------
 
-    def _load_models(self) -> None:
-        """Load every device's model side by side; a device that cannot is taken out.
+    def _load_models(self, needed: Set[Stage]) -> None:
+        """Load every device's models side by side; a device that cannot is taken out.
 
         A stop leaves at once: nothing has begun, and a library that loads cannot be interrupted.
         """
         ids = [load.device.id for load in self._balancer.loads()]
         executor = concurrent.futures.ThreadPoolExecutor(len(ids), thread_name_prefix="Loader")
-        loading = {device: executor.submit(self._load_model, device) for device in ids}
+        loading = {device: executor.submit(self._load_models_of, device, needed) for device in ids}
         waiting = set(loading.values())
         while waiting:
             waiting = concurrent.futures.wait(waiting, timeout=_TICK_S).not_done
@@ -181,15 +193,18 @@ class Runner:
                 self.result.dropped = True
                 return
         executor.shutdown()
+        told: set[str] = set()
         for device, future in loading.items():
             try:
-                for warning in future.result().warnings:
-                    self._emit(events.Notice(warning, warning=True))
+                for warning in future.result():
+                    if warning not in told:
+                        self._emit(events.Notice(warning, warning=True))
+                        told.add(warning)
             except DeviceError as error:
                 self._take_out(device, str(error))
         if set(self.result.devices_out) == set(ids):
             raise SetupError(
-                f"No device can run the model: {'; '.join(self.result.devices_out.values())}"
+                f"No device can run the models: {'; '.join(self.result.devices_out.values())}"
             )
 
     def _take_out(self, device: str, reason: str) -> None:
@@ -269,6 +284,10 @@ class Runner:
             attempt=attempt,
             position=self._positions[asset.id],
             total=len(self._positions),
+            stages=planned.stages,
+            limits=planned.limits,
+            kept=planned.kept,
+            suspect=planned.suspect,
             published=planned.published if planned.action is Action.RENDER else None,
         )
         self._in_flight[asset.id] = _InFlight(
@@ -282,10 +301,17 @@ class Runner:
 
     # -- messages of workers --------------------------------------------------------------------
 
-    def _on_progress(self, job: Job, stage: str, position_s: float, duration_s: float) -> None:
+    def _on_progress(self, event: events.AssetProgress) -> None:
         """Called in a worker."""
-        event = events.AssetProgress(job.asset.id, job.device, stage, position_s, duration_s)
         self._inbox.put(lambda: self._emit(event))
+
+    def _on_stage_done(self, record: StageRecord) -> None:
+        """Called in a worker."""
+        self._inbox.put(lambda: self._journal.finish_stage(record))
+
+    def _on_published(self, published: Published) -> None:
+        """Called in a worker."""
+        self._inbox.put(lambda: self._journal.publish_early(published))
 
     def _started(self, job: Job, worker: str) -> None:
         flight = self._in_flight[job.asset.id]
@@ -312,6 +338,12 @@ class Runner:
 
     def _commit(self, flight: _InFlight, outcome: Outcome, worker: str) -> None:
         job, planned = flight.job, flight.planned
+        # Another attempt goes on from here.
+        done = {record.stage: record for record in outcome.stages}
+        kept = {**planned.kept, **done}
+        if Stage.TRANSCRIBE in done and Stage.ALIGN not in done:
+            kept.pop(Stage.ALIGN, None)  # the times of other words
+        planned = replace(planned, kept=kept)
         if outcome.error_kind is ErrorKind.DISK_FULL:
             self._todo.appendleft(planned)
             self._journal.finish(replace(outcome, state=State.INTERRUPTED), counts=False)
@@ -331,13 +363,14 @@ class Runner:
         self._journal.finish(stands, counts=not rendered)
         if delay_s is not None:
             if outcome.error_kind is ErrorKind.INPUT_CHANGED:
-                planned = replace(planned, source=source_identity(planned.asset.path))
+                source = source_identity(planned.asset.path)
+                planned = replace(planned, source=source, kept={})
             again = (time.monotonic() + delay_s, next(self._ticket), planned)
             heapq.heappush(self._later, again)
         else:
             self.result.count(outcome, time.monotonic() - flight.begun_s)
         self._tell_finished(flight, outcome, worker, again_in_s=delay_s)
-        if outcome.state is State.FAILED and not pending:
+        if outcome.state in (State.FAILED, State.INCOMPLETE) and not pending:
             self._after_failure()
 
     def _tell_finished(

@@ -8,62 +8,44 @@ Nothing is written below the output folder while there is nothing to do.
 
 from __future__ import annotations
 
-import faulthandler
-import logging
-import os
-import signal
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from types import FrameType
-from typing import Any
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
 from audio_batch import __version__, events, models, summary
-from audio_batch.assembly import Fleet, build_options, find_model, load_models, open_fleet
+from audio_batch.assembly import Fleet, build_options, open_fleet
 from audio_batch.config import Settings
-from audio_batch.control import Asker, StopControl
-from audio_batch.engines import Recognizer
-from audio_batch.errors import AudioBatchError, ExitCode, UsageError
-from audio_batch.formats import FORMATS
+from audio_batch.control import Asker
+from audio_batch.engines.base import Diarizer
+from audio_batch.errors import AudioBatchError, DeviceError, ExitCode, SetupError, UsageError
 from audio_batch.journal import Journal
-from audio_batch.manifest import Asset, Manifest, load, parse_fields
-from audio_batch.media import MediaLimits
+from audio_batch.lifetime import crash_report, leave, signals_to
+from audio_batch.lineup import Lineup, find_lineup
+from audio_batch.loading import LoadedModels
+from audio_batch.manifest import Asset, Manifest
+from audio_batch.media import MediaLimits, decode
 from audio_batch.naming import OutputNamer
 from audio_batch.options import RunOptions
 from audio_batch.outcome import RunResult
-from audio_batch.pipeline import Context, Job, process, source_identity
+from audio_batch.pipeline import Context, process, source_identity
 from audio_batch.plan import Action, Planned, plan
 from audio_batch.pools import ThreadPool
+from audio_batch.preflight import PreflightRequest, before_run
 from audio_batch.reporters import Reporter, Steady
-from audio_batch.runner import Runner
-from audio_batch.selection import Condition, matcher, parse_condition, select
+from audio_batch.request import DEFAULT_OUTPUT, Request, choose, read_manifest
+from audio_batch.runner import Runner, Tell
 from audio_batch.storage import OutputFolder
-from audio_batch.survey import Survey, declared_duration_s
+from audio_batch.survey import Survey
 from audio_batch.text import redact
+from audio_batch.voices import names
+from audio_batch.voices.folder import settle as settle_linking
+from audio_batch.voices.known import KnownVoices, know, naming_key
+from audio_batch.voices.memory import Memory, recall
 
-DEFAULT_OUTPUT = Path("transcripts")
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What was asked for: enough for `retry` to ask for it again from another folder."""
-
-    manifest: Path
-    settings: Settings
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for the journal; no secret is among the settings."""
-        return {
-            "manifest": str(self.manifest),
-            "settings": self.settings.model_dump(mode="json", exclude_none=True),
-        }
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Request:
-        """Read what `to_json` wrote."""
-        return cls(Path(data["manifest"]), Settings(**data["settings"]))
+if TYPE_CHECKING:
+    from audio_batch.voices.enrolment import Enrolment
 
 
 class Interface:
@@ -103,26 +85,28 @@ def execute(request: Request, interface: Interface) -> ExitCode:
         folder.create()
         if not known:
             stack.enter_context(folder.locked())
-        model = find_model(settings, say=interface.notice)
-        options = build_options(settings, model)
-        if model.is_demo:
+        languages = {asset.language for asset in assets if asset.language}
+        lineup = find_lineup(settings, languages, notice=interface.notice)
+        options = build_options(settings, lineup.model)
+        if lineup.model.is_demo:
             interface.notice(models.DEMO_NOTICE, warning=True)
-        _speaker_notice(assets, interface)
         journal = Journal(folder.journal_path)
         stack.callback(journal.close)
         _settle(folder, journal, interface)
         night = _Night(
-            request, interface, folder, journal, options, model, manifest, assets, RunResult()
+            request, interface, folder, journal, options, lineup, manifest, assets, RunResult()
         )
+        night.people = read_people(settings, lineup)
+        night.given = _read_names(folder, interface, linking=bool(settings.link_speakers))
         try:
             code = night.spend(stack)
         except AudioBatchError as error:
             if night.result.dropped:
                 interface.notice(str(error), warning=True)
-                _leave(error.exit_code)
+                leave(error.exit_code)
             raise
         if night.result.dropped:
-            _leave(code)
+            leave(code)
         return code
 
 
@@ -135,10 +119,12 @@ class _Night:
     folder: OutputFolder
     journal: Journal
     options: RunOptions
-    model: models.ModelReference
+    lineup: Lineup
     manifest: Manifest
     assets: list[Asset]
     result: RunResult
+    people: Enrolment | None = None
+    given: Mapping[str, str] | None = field(default_factory=dict)
     run_id: int | None = None
 
     def spend(self, stack: ExitStack) -> ExitCode:
@@ -147,21 +133,50 @@ class _Night:
         for item in planned:
             if item.action is Action.QUARANTINE:
                 self.journal.quarantine(item.asset.id, _QUARANTINE_TEXT)
-        todo = [item for item in planned if item.action in (Action.TRANSCRIBE, Action.RENDER)]
+        todo = [item for item in planned if item.action in (Action.PROCESS, Action.RENDER)]
         if not todo:
+            self.link()
             self.interface.notice(f"Nothing to do: none of {len(planned)} assets needs work.")
             return self.sum_up(todo, changed=any(x.action is Action.QUARANTINE for x in planned))
         fleet = stack.enter_context(open_fleet(self.options))
+        self.preflight(todo, fleet)
         self.run_id = self.journal.begin_run(version=__version__, request=self.request.to_json())
         self.journal.forgive(item.asset.id for item in todo if item.fresh)
         self.folder.sweep()
         try:
             self.run(planned, todo, fleet)
+            if not (self.result.interrupted or self.result.dropped):
+                self.link()
         except BaseException as error:
             with suppress(Exception):  # the first error is the one to be told
                 self.sum_up(todo, error=error)
             raise
         return self.sum_up(todo)
+
+    def preflight(self, todo: Sequence[Planned], fleet: Fleet) -> None:
+        """Ask what could end the night, before its first asset.
+
+        Raises:
+            SetupError: something surely will.
+        """
+        # A disk that is nearly full may still do for text; a publication that fails says so.
+        request = PreflightRequest(
+            floor_bytes=0,
+            settings=self.request.settings,
+            manifest=self.manifest,
+            assets=tuple(item.asset for item in todo),
+            folder=self.folder,
+            devices=fleet.devices,
+        )
+        errors = []
+        for check in before_run(request):
+            # A device that cannot run is found out by loading its models, and taken out.
+            if check.status == "error" and check.name in ("overwriting", "space"):
+                errors.append(f"{check.message} {check.remedy}".strip())
+            else:
+                self.interface.notice(f"{check.message} {check.remedy}".strip(), warning=True)
+        if errors:
+            raise SetupError(" ".join(errors))
 
     def plan(self) -> list[Planned]:
         """What is to be done about each asset."""
@@ -181,7 +196,11 @@ class _Night:
             self.assets,
             entries,
             self.options,
-            model_identity=self.model.identity,
+            wanted=self.lineup.wanted,
+            stages=self.journal.stages(),
+            naming=None
+            if self.given is None
+            else naming_key(self.given, self.people, self.request.settings.speaker_threshold),
             output_names={asset_id: name.as_posix() for asset_id, name in names.items()},
             root=self.folder.root,
             source_identity=source_identity,
@@ -189,46 +208,82 @@ class _Night:
 
     def run(self, planned: Sequence[Planned], todo: Sequence[Planned], fleet: Fleet) -> None:
         """Drive the runner, with its reporter and the signals, to its end."""
-        survey = Survey([item.asset for item in todo if item.action is Action.TRANSCRIBE])
+        survey = Survey([item.asset for item in todo if item.action is Action.PROCESS])
         reporter = Steady(self.interface.reporter(fleet, survey))
-        recognizers = load_models(self.options, self.model, fleet)
+        loaded = LoadedModels(self.options, self.lineup, fleet)
+        known = self.known_voices(fleet, loaded)
         assert self.run_id is not None
         runner = Runner(
             options=self.options,
             journal=self.journal,
             run_id=self.run_id,
             balancer=fleet.balancer,
-            pool=lambda progress: self.pool(fleet, recognizers, progress),
-            load_model=recognizers,
+            pool=lambda tell: self.pool(fleet, loaded, known, tell),
+            load_models=loaded.load,
             emit=reporter.handle,
             asker=self.interface.asker(),
         )
         self.result = runner.result
         reporter.handle(self.opening(planned, todo, fleet))
         try:
-            with _signals(runner.stop), _crash_report(self.folder.crash_log_path):
+            with signals_to(runner.stop), crash_report(self.folder.crash_log_path):
                 runner.run(todo)
         finally:
             survey.stop()
             reporter.close()
 
     def pool(
-        self,
-        fleet: Fleet,
-        recognizers: Callable[[str], Recognizer],
-        progress: Callable[[Job, str, float, float], None],
+        self, fleet: Fleet, loaded: LoadedModels, known: KnownVoices, tell: Tell
     ) -> ThreadPool:
         """The workers of this run."""
         context = Context(
             root=self.folder.root,
             options=self.options,
-            model_name=self.model.name,
-            model_identity=self.model.identity,
-            recognizer=recognizers,
+            model_name=self.lineup.model.name,
+            model_identity=self.lineup.model.identity,
+            models=loaded,
             limits=MediaLimits(max_duration_s=self.options.max_duration_s),
-            progress=progress,
+            progress=tell.progress,
+            stage_done=tell.stage_done,
+            published=tell.published,
+            named=known.named,
         )
         return ThreadPool(lambda job: process(job, context), fleet.workers)
+
+    def known_voices(self, fleet: Fleet, loaded: LoadedModels) -> KnownVoices:
+        """What is known of voices; enrolled clips are listened to on the first device that can."""
+        limits = MediaLimits(max_duration_s=self.options.max_duration_s)
+        return know(
+            self._remembered(),
+            self.given or {},
+            self.people,
+            self.request.settings.speaker_threshold,
+            lambda: _first_diarizer(fleet, loaded),
+            lambda clip: decode(clip, limits).samples,
+        )
+
+    def _remembered(self) -> Memory:
+        """The ids of voices; without them the night goes on, and linking says what is wrong."""
+        try:
+            return recall(self.folder.root)
+        except SetupError as error:
+            self.interface.notice(str(error), warning=True)
+            return Memory()
+
+    def link(self) -> None:
+        """Give the voices of all recordings their ids, where that is asked for."""
+        settings = self.request.settings
+        if not settings.link_speakers:
+            return
+        from audio_batch.voices.folder import link_output
+
+        report = link_output(self.folder.root, self.journal, threshold=settings.link_threshold)
+        self.interface.notice(
+            f"{len(report.voices)} voices in {report.recordings} recordings; "
+            f"name them in {self.folder.root / names.FILE_NAME}."
+        )
+        for line in report.left_out:
+            self.interface.notice(line, warning=True)
 
     def opening(
         self, planned: Sequence[Planned], todo: Sequence[Planned], fleet: Fleet
@@ -286,63 +341,52 @@ _QUARANTINE_TEXT = (
 )
 
 
-def read_manifest(request: Request) -> Manifest:
-    """Load the manifest.
+def read_people(settings: Settings, lineup: Lineup) -> Enrolment | None:
+    """The enrolled voices; what would only be missed at the end of the night is missed now.
 
     Raises:
-        ManifestError: all its problems at once.
-        UsageError: a condition that cannot be read.
+        UsageError: the file or a clip of it cannot be used, or a threshold is not known.
     """
-    settings = request.settings
-    where, exclude = _conditions(settings)
-    return load(
-        request.manifest,
-        root=settings.root,
-        fields=parse_fields(settings.field or ()),
-        allow_missing=bool(settings.allow_missing),
-        known_formats=frozenset(FORMATS),
-        wanted=matcher(where, exclude),
-    )
+    model = lineup.diarizer
+    for flag, wanted, given, known in (
+        ("speaker", settings.speakers, settings.speaker_threshold, "enrol_threshold"),
+        ("link", settings.link_speakers, settings.link_threshold, "link_threshold"),
+    ):
+        if wanted and given is None and model is not None and getattr(model, known) is None:
+            raise UsageError(
+                f"How alike two vectors of one voice are is not known of {model.name}.",
+                remedy=f"Give a --{flag}-threshold, such as 0.7.",
+            )
+    if settings.speakers is None or model is None:
+        return None
+    from audio_batch.voices import enrolment
+
+    return enrolment.read(settings.speakers)
 
 
-def choose(manifest: Manifest, settings: Settings) -> list[Asset]:
-    """The assets that the settings select, in their order.
+def _first_diarizer(fleet: Fleet, loaded: LoadedModels) -> Diarizer:
+    """That of the first device which can load one; the others' failure is told where they work."""
+    for device in fleet.devices[:-1]:
+        with suppress(DeviceError):
+            return loaded.diarizer(device.id)
+    return loaded.diarizer(fleet.devices[-1].id)
+
+
+def _read_names(
+    folder: OutputFolder, interface: Interface, *, linking: bool
+) -> Mapping[str, str] | None:
+    """The names of voices; None where the file is damaged, which must not cost the night.
 
     Raises:
-        UsageError: none is left.
+        UsageError: it is damaged, and to be brought up to date when the night ends.
     """
-    where, exclude = _conditions(settings)
-    assets = select(
-        manifest.assets,
-        where=where,
-        exclude=exclude,
-        order=settings.order or "manifest",
-        skip=settings.skip or 0,
-        limit=settings.limit,
-        durations=declared_duration_s,
-    )
-    if not assets:
-        raise UsageError(
-            f"Of {len(manifest.assets)} assets none is left by --where, --exclude, --skip and "
-            "--limit.",
-            remedy="Loosen them; `audio-batch manifest check` without them counts the assets.",
-        )
-    return assets
-
-
-def _conditions(settings: Settings) -> tuple[list[Condition], list[Condition]]:
-    where = [parse_condition(text, "--where") for text in settings.where or ()]
-    exclude = [parse_condition(text, "--exclude") for text in settings.exclude or ()]
-    return where, exclude
-
-
-def _speaker_notice(assets: Sequence[Asset], interface: Interface) -> None:
-    if any(a.min_speakers or a.max_speakers or a.num_speakers for a in assets):
-        interface.notice(
-            "The manifest gives numbers of speakers: this version does not tell speakers apart "
-            "yet, so they have no effect.",
-            warning=True,
-        )
+    try:
+        return names.load(folder.root)
+    except UsageError as error:
+        if linking:
+            raise  # at the end of the night it would be too late
+        interface.notice(f"{error} Voices keep their ids until it is mended.", warning=True)
+        return None
 
 
 def _settle(folder: OutputFolder, journal: Journal, interface: Interface) -> None:
@@ -350,6 +394,7 @@ def _settle(folder: OutputFolder, journal: Journal, interface: Interface) -> Non
     crash = folder.crash_log_path
     crashed = crash.is_file() and crash.stat().st_size > 0
     debris = journal.settle_debris(crashed=crashed)
+    settle_linking(folder.root, journal)
     if debris:
         how = "crashed" if crashed else "was killed"
         interface.notice(
@@ -358,51 +403,3 @@ def _settle(folder: OutputFolder, journal: Journal, interface: Interface) -> Non
         )
     if crashed:
         crash.replace(crash.with_suffix(".previous.log"))
-
-
-@contextmanager
-def _signals(stop: StopControl) -> Iterator[None]:
-    """Turn signals into requests to stop: once finishes what runs, twice drops it.
-
-    SIGTERM (a scheduler's, a shutdown's) leaves running work a grace period and no more.
-    """
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        stop.request(signal.Signals(number).name, within_grace=number != signal.SIGINT)
-
-    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
-    previous = {}
-    for name in names:
-        number = getattr(signal, name, None)
-        # nohup starts us with SIGHUP ignored, and means it.
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            previous[number] = signal.signal(number, handle)
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _crash_report(path: Path) -> Iterator[None]:
-    """Have a native crash (segmentation fault, abort) leave every thread's position in a file.
-
-    A file with something in it tells the next run that the program crashed, not that it was
-    killed: only then are the assets that ran under suspicion.
-    """
-    with path.open("w", encoding="utf-8") as file:
-        faulthandler.enable(file, all_threads=True)
-        try:
-            yield
-        finally:
-            faulthandler.disable()
-    path.unlink(missing_ok=True)
-
-
-def _leave(code: int) -> None:
-    """End a process whose dropped work cannot be stopped: native code holds its threads."""
-    logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(code)

@@ -1,7 +1,8 @@
 """From segments to what can be shown: utterances of one speaker, and cues of a few short lines.
 
 Pure functions over a `Transcript`; any thread. Times are whole milliseconds from here on, so that
-every format rounds alike.
+every format rounds alike. Speakers have the names that people read (`Speaker.shown`): labels that
+are shown alike are one speaker.
 
 Where a segment has words, their times and speakers are used. Where it has none, or where its text
 was corrected afterwards and no longer equals its words, the text wins and its words get times in
@@ -10,6 +11,7 @@ proportion to their lengths: good enough to split a cue, never to highlight a wo
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import re
@@ -50,6 +52,7 @@ _STARTS_SOLID = re.compile(f"[{_SOLID}]")
 _UNIT = re.compile(f"[{_NEVER_LAST}]*(?:[{_SOLID}]|[^ {_SOLID}]+)[{_NEVER_FIRST}]*")
 
 _T = TypeVar("_T")
+_Namer = Callable[[str | None], str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +129,13 @@ def utterances(transcript: Transcript) -> list[Utterance]:
     A segment whose words have several speakers becomes one utterance for each change of speaker;
     the first begins and the last ends with the segment.
     """
+    name = speaker_namer(transcript)
     found: list[Utterance] = []
     after_ms = 0
     for segment in transcript.segments:
         start_ms, end_ms = span_ms(segment.start_s, segment.end_s, after_ms)
         after_ms = end_ms
-        tokens = _tokens(segment, start_ms, end_ms)
+        tokens = _tokens(segment, start_ms, end_ms, name)
         parts = list(runs(tokens, lambda one, two: one.speaker != two.speaker))
         for index, part in enumerate(parts):
             begin_ms = part[0].start_ms if index else start_ms
@@ -140,14 +144,27 @@ def utterances(transcript: Transcript) -> list[Utterance]:
     return sorted(found, key=lambda utterance: utterance.start_ms)
 
 
-def _tokens(segment: Segment, start_ms: int, end_ms: int) -> list[Token]:
+def speaker_namer(transcript: Transcript) -> _Namer:
+    """From a speaker's label to one clean line to show for it; None for nobody."""
+    shown = {speaker.label: speaker.shown for speaker in transcript.speakers}
+
+    @functools.cache
+    def name(label: str | None) -> str | None:
+        return for_document(shown.get(label or "", "")) or for_document(label or "") or None
+
+    return name
+
+
+def _tokens(segment: Segment, start_ms: int, end_ms: int, name: _Namer) -> list[Token]:
     words = [(shown, word) for word in segment.words if (shown := for_document(word.text))]
     text = for_document(segment.text) or " ".join(shown for shown, _ in words)
     spellings = [shown for shown, _ in words]
     if _compact(text) != _compact("".join(spellings)):
         spellings = text.split(" ")  # corrected by hand, if one word for one
     if not words or len(spellings) != len(words):
-        return _spread(segment, text, start_ms, end_ms)
+        speakers = {name(word.speaker) for word in segment.words}
+        speaker = name(segment.speaker) or (speakers.pop() if len(speakers) == 1 else None)
+        return _spread(text, start_ms, end_ms, speaker)
 
     tokens: list[Token] = []
     last_start_ms, last_end_ms = 0, start_ms
@@ -155,15 +172,13 @@ def _tokens(segment: Segment, start_ms: int, end_ms: int) -> list[Token]:
         word_start_ms, word_end_ms = span_ms(word.start_s, word.end_s, last_end_ms)
         last_start_ms = max(word_start_ms, last_start_ms)
         last_end_ms = max(word_end_ms, last_start_ms)
-        speaker = _name(word.speaker) or _name(segment.speaker)
+        speaker = name(word.speaker) or name(segment.speaker)
         tokens.append(Token(shown, last_start_ms, last_end_ms, speaker, blank, timed=True))
     return tokens
 
 
-def _spread(segment: Segment, text: str, start_ms: int, end_ms: int) -> list[Token]:
+def _spread(text: str, start_ms: int, end_ms: int, speaker: str | None) -> list[Token]:
     """Tokens of a segment without usable word times, spread over it by their lengths."""
-    speakers = {_name(word.speaker) for word in segment.words}
-    speaker = _name(segment.speaker) or (speakers.pop() if len(speakers) == 1 else None)
     units = _UNIT.findall(text)
     edges = [0, *itertools.accumulate(len(unit) for unit in units)]
     at_ms = [start_ms + (end_ms - start_ms) * edge // max(1, edges[-1]) for edge in edges]
@@ -188,10 +203,6 @@ def _blanks(text: str, spellings: Sequence[str]) -> Iterator[bool]:
 
 def _compact(text: str) -> str:
     return text.replace(" ", "")
-
-
-def _name(speaker: str | None) -> str | None:
-    return for_document(speaker or "") or None
 
 
 def cues(

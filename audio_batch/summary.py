@@ -29,8 +29,8 @@ class Summary:
     """One run over its selected assets: this run's work and the state of the whole.
 
     `skipped` assets of the manifest were not selected; `done_before` and `failed_before` were
-    settled by earlier runs; `error` is what ended the run before its time. `audio_s`, `wall_s` and
-    `rtfx` (audio seconds per wall second) are this run's alone.
+    settled by earlier runs; incomplete assets count as failed; `error` is what ended the run before
+    its time. `audio_s`, `wall_s` and `rtfx` (audio seconds per wall second) are this run's alone.
     """
 
     manifest: str
@@ -57,6 +57,11 @@ class Summary:
         """Audio seconds per wall second of this run, model loading included."""
         return round(self.audio_s / self.wall_s, 2) if self.audio_s and self.wall_s else None
 
+    @property
+    def incomplete(self) -> int:
+        """How many of those that failed have their transcript all the same."""
+        return sum(failure["state"] == State.INCOMPLETE for failure in self.failures)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values for `summary.json`."""
         return {
@@ -74,6 +79,7 @@ class Summary:
             "done_before": self.done_before,
             "failed": self.failed,
             "failed_before": self.failed_before,
+            "incomplete": self.incomplete,
             "not_done": self.not_done,
             "audio_s": round(self.audio_s, 3),
             "wall_s": round(self.wall_s, 3),
@@ -144,7 +150,7 @@ def _count(summary: Summary, entry: JournalEntry, now: bool) -> None:
             summary.noted.append(
                 {"id": entry.asset_id, "name": entry.name, "notes": list(entry.notes)}
             )
-    elif entry.state in (State.FAILED, State.QUARANTINED):
+    elif entry.state in (State.FAILED, State.INCOMPLETE, State.QUARANTINED):
         summary.not_done -= 1
         if now:
             summary.failed += 1
@@ -195,7 +201,8 @@ def show(summary: Summary, console: Console) -> None:
         ("done now", summary.done - summary.rendered),
         ("written again", summary.rendered),
         ("done before", summary.done_before),
-        ("failed", summary.failed + summary.failed_before),
+        ("failed", summary.failed + summary.failed_before - summary.incomplete),
+        ("incomplete", summary.incomplete),
         ("not done yet", summary.not_done),
         ("skipped", summary.skipped),
     )
@@ -212,7 +219,8 @@ def show(summary: Summary, console: Console) -> None:
         table.add_row(f"{name} taken out", escape(for_terminal(reason)))
     console.print(table)
     for failure in summary.failures[:SHOWN_FAILURES]:
-        text = f"failed: {failure['name']} ({failure['id']}): {failure['reason']}"
+        how = "incomplete" if failure["state"] == State.INCOMPLETE else "failed"
+        text = f"{how}: {failure['name']} ({failure['id']}): {failure['reason']}"
         console.print(escape(for_terminal(text)), style="red", highlight=False, soft_wrap=True)
     if len(summary.failures) > SHOWN_FAILURES:
         more = len(summary.failures) - SHOWN_FAILURES

@@ -50,8 +50,35 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
+class Speaker:
+    """One voice of a recording. `label` is what words, segments and turns call it.
+
+    `talk_s` is the sum of its turns, those that overlap others included. `embedding` is the voice
+    as a vector, comparable only with vectors of the same embedding model (its identity stands in
+    the provenance). `voice` is the id that `--link-speakers` gave this voice over all recordings;
+    `name` is the enrolled name that it was recognised as, with the cosine `score` of that.
+    """
+
+    label: str
+    talk_s: float
+    embedding: tuple[float, ...] | None = None
+    voice: str | None = None
+    name: str | None = None
+    score: float | None = None
+
+    @property
+    def shown(self) -> str:
+        """What people read: the name, else the id over all recordings, else the label."""
+        return self.name or self.voice or self.label
+
+
+@dataclass(frozen=True, slots=True)
 class Transcript:
     """Everything that is published for an asset; the canonical JSON is this, field by field.
+
+    Words and segments carry speakers' labels; `speakers` says who they are. `turns` may overlap;
+    in `exclusive_turns` one speaker at most talks at a time. `missing` names the stages that were
+    asked for and failed: such a transcript is incomplete, and a later run mends it.
 
     `metadata` is the manifest entry's unknown fields, untouched. `provenance` says what made it:
     program and library versions, model, options, device, timings. `media` describes the input as
@@ -65,7 +92,10 @@ class Transcript:
     duration_s: float
     segments: tuple[Segment, ...]
     language_probability: float | None = None
+    speakers: tuple[Speaker, ...] = ()
     turns: tuple[Turn, ...] = ()
+    exclusive_turns: tuple[Turn, ...] = ()
+    missing: tuple[str, ...] = ()
     media: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -101,7 +131,17 @@ class Transcript:
                 Segment(**{**s, "words": tuple(Word(**w) for w in s.get("words", ()))})
                 for s in data["segments"]
             )
-            values["turns"] = tuple(Turn(**t) for t in data.get("turns", ()))
+            for name in ("turns", "exclusive_turns"):
+                values[name] = tuple(Turn(**t) for t in data.get(name, ()))
+            values["speakers"] = tuple(
+                Speaker(**{**s, "embedding": _vector(s.get("embedding"))})
+                for s in data.get("speakers", ())
+            )
+            values["missing"] = tuple(data.get("missing", ()))
             return cls(**values)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a transcript: {error}") from error
+
+
+def _vector(values: Any) -> tuple[float, ...] | None:
+    return None if values is None else tuple(float(value) for value in values)

@@ -1,9 +1,10 @@
-"""Make the recordings of `examples/` and the manifest that lists them.
+"""Make the recordings of `examples/`, the manifest that lists them, and what is said in them.
 
     python scripts/make_examples.py [FOLDER]
 
 Needs the program espeak-ng (Debian: `apt-get install espeak-ng`); nothing else of the project does.
-What is said stands in `RECORDINGS` and nowhere else: the manifest's `text` is made from it. The
+What is said stands in `RECORDINGS` and nowhere else: the manifest's `text` and the references are
+made from it. The
 same espeak-ng and PyAV make the same files, byte for byte; other versions make other takes of the
 same words.
 """
@@ -31,8 +32,11 @@ Samples = NDArray[np.int16]
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 ESPEAK_RATE_HZ = 22_050
+QUIET = 300
+"""Below one hundredth of full scale nothing is said."""
 PICTURE_WIDTH, PICTURE_HEIGHT, PICTURES_PER_S = 160, 120, 5
 
+REFERENCES = "references.json"
 ALICE, BRUNO, CLARA = "en-us+f3", "en-us+m3", "en-gb+f2"
 BROKEN_FILE = """<!DOCTYPE html>
 <html><head><title>404 Not Found</title></head>
@@ -91,7 +95,9 @@ class Recording:
         if self.priority is not None:
             entry["priority"] = self.priority
         if self.turns:
+            entry["num_speakers"] = len({turn.voice for turn in self.turns})
             entry["text"] = self.text
+            entry["reference_seglst"] = REFERENCES
         return entry
 
 
@@ -189,6 +195,26 @@ def speak(turn: Turn) -> Samples:
     return np.concatenate([speech, silence])
 
 
+def reference(recording: Recording, said: list[Samples]) -> list[dict[str, Any]]:
+    """Who says what when, in SegLST: each turn from its first sound to its last."""
+    segments = []
+    begun = 0
+    for turn, samples in zip(recording.turns, said, strict=True):
+        heard = np.flatnonzero(np.abs(samples.astype(np.int32)) > QUIET)
+        start, end = begun + int(heard[0]), begun + int(heard[-1])
+        segments.append(
+            {
+                "session_id": recording.id,
+                "speaker": turn.voice,
+                "start_time": round(start / ESPEAK_RATE_HZ, 3),
+                "end_time": round(end / ESPEAK_RATE_HZ, 3),
+                "words": turn.text,
+            }
+        )
+        begun += len(samples)
+    return segments
+
+
 def encode(path: Path, samples: Samples, encoding: Encoding) -> None:
     """Write samples at `ESPEAK_RATE_HZ` to a file, without the time of day or versions in it."""
     with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
@@ -223,17 +249,22 @@ def _draw(container: OutputContainer, duration_s: float) -> None:
 
 
 def make(folder: Path) -> None:
-    """Write every recording below `folder/audio`, and the manifest."""
+    """Write every recording below `folder/audio`, the manifest and the references."""
     audio = folder / "audio"
     audio.mkdir(parents=True, exist_ok=True)
+    references = []
     for recording in RECORDINGS:
         path = audio / recording.file
         if recording.encoding is None:
             path.write_bytes(BROKEN_FILE.encode())
         else:
-            encode(path, np.concatenate([speak(t) for t in recording.turns]), recording.encoding)
+            said = [speak(turn) for turn in recording.turns]
+            encode(path, np.concatenate(said), recording.encoding)
+            references += reference(recording, said)
         print(f"{path.name}: {path.stat().st_size:,} bytes")
     (folder / "manifest.json").write_bytes(manifest().encode())
+    lines = ",\n".join(json.dumps(segment) for segment in references)
+    (folder / REFERENCES).write_bytes(f"[\n{lines}\n]\n".encode())
 
 
 def main() -> None:

@@ -79,7 +79,7 @@ def test_ten_kills_lose_nothing_double_nothing_and_tear_nothing(
     assert redone_after_done == 0
     final = cli(*night, "-o", "out")
     assert final.code == 0, final.err
-    suffixes = (".txt", ".srt", ".vtt", ".tsv", ".csv", ".lrc")
+    suffixes = (".txt", ".srt", ".vtt", ".tsv", ".csv", ".lrc", ".aud", ".uem", ".rttm")
     whole = text_outputs(tmp_path / "whole", suffixes)
     assert len(whole) == 30 * len(suffixes)
     assert text_outputs(out, suffixes) == whole

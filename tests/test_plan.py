@@ -11,7 +11,7 @@ import pytest
 from audio_batch.errors import ErrorKind
 from audio_batch.journal import JournalEntry
 from audio_batch.manifest import Asset
-from audio_batch.options import DecodingOptions, RunOptions
+from audio_batch.options import DecodingOptions, RunOptions, WantedStages
 from audio_batch.outcome import State
 from audio_batch.plan import Action, plan
 from audio_batch.storage import PublishedFile
@@ -37,6 +37,7 @@ def entry(root: Path, options: RunOptions = OPTIONS, **more: Any) -> JournalEntr
         "deaths": 0,
         "outputs": tuple(outputs),
         "notes": (),
+        "missing": (),
         "timings_s": {},
         "run_id": 1,
     }
@@ -57,7 +58,7 @@ def action(
         [asset],
         [row] if row else [],
         options,
-        model_identity="id",
+        wanted=WantedStages("id"),
         output_names={"a": name},
         root=root,
         source_identity=lambda _: source,
@@ -69,7 +70,7 @@ def action(
 
 
 def test_what_is_new_is_done(tmp_path: Path) -> None:
-    assert action(tmp_path, None) is Action.TRANSCRIBE
+    assert action(tmp_path, None) is Action.PROCESS
 
 
 def test_what_is_done_is_kept(tmp_path: Path) -> None:
@@ -77,17 +78,17 @@ def test_what_is_done_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_changed_input_is_done_again(tmp_path: Path) -> None:
-    assert action(tmp_path, entry(tmp_path), source="2:2") is Action.TRANSCRIBE
+    assert action(tmp_path, entry(tmp_path), source="2:2") is Action.PROCESS
 
 
 def test_a_changed_option_is_done_again(tmp_path: Path) -> None:
     other = dataclasses.replace(OPTIONS, decoding=DecodingOptions(beam_size=2))
-    assert action(tmp_path, entry(tmp_path), options=other) is Action.TRANSCRIBE
+    assert action(tmp_path, entry(tmp_path), options=other) is Action.PROCESS
 
 
 def test_a_changed_wish_of_the_asset_is_done_again(tmp_path: Path) -> None:
     german = dataclasses.replace(ASSET, language="de")
-    assert action(tmp_path, entry(tmp_path), asset=german) is Action.TRANSCRIBE
+    assert action(tmp_path, entry(tmp_path), asset=german) is Action.PROCESS
 
 
 def test_other_formats_or_names_cost_no_transcription(tmp_path: Path) -> None:
@@ -107,7 +108,7 @@ def test_a_lost_output_is_written_again(tmp_path: Path) -> None:
 def test_a_lost_canonical_output_is_done_again(tmp_path: Path) -> None:
     row = entry(tmp_path)
     (tmp_path / "a.json").unlink()
-    assert action(tmp_path, row) is Action.TRANSCRIBE
+    assert action(tmp_path, row) is Action.PROCESS
 
 
 def test_an_interrupted_rendering_is_rendered(tmp_path: Path) -> None:
@@ -116,7 +117,7 @@ def test_an_interrupted_rendering_is_rendered(tmp_path: Path) -> None:
 
 def test_what_was_interrupted_is_done(tmp_path: Path) -> None:
     assert action(tmp_path, entry(tmp_path, state=State.INTERRUPTED, outputs=())) is (
-        Action.TRANSCRIBE
+        Action.PROCESS
     )
 
 
@@ -125,13 +126,13 @@ def test_what_failed_is_left_until_asked_for_or_changed(tmp_path: Path, state: S
     row = entry(tmp_path, state=state, outputs=())
     assert action(tmp_path, row) is Action.LEAVE_FAILED
     again = dataclasses.replace(OPTIONS, retry_failed=True)
-    assert action(tmp_path, row, options=again) is Action.TRANSCRIBE
-    assert action(tmp_path, row, source="2:2") is Action.TRANSCRIBE
+    assert action(tmp_path, row, options=again) is Action.PROCESS
+    assert action(tmp_path, row, source="2:2") is Action.PROCESS
 
 
 def test_what_crashed_the_program_too_often_is_set_aside(tmp_path: Path) -> None:
     row = entry(tmp_path, state=State.INTERRUPTED, outputs=(), deaths=2)
-    assert action(tmp_path, row) is Action.TRANSCRIBE
+    assert action(tmp_path, row) is Action.PROCESS
     row = dataclasses.replace(row, deaths=3)
     assert action(tmp_path, row) is Action.QUARANTINE
 
@@ -150,7 +151,7 @@ def test_a_crash_makes_a_suspect_that_comes_last(tmp_path: Path) -> None:
         [ASSET, *others],
         [row],
         OPTIONS,
-        model_identity="id",
+        wanted=WantedStages("id"),
         output_names={"a": "a", "b": "b", "c": "c"},
         root=tmp_path,
         source_identity=lambda _: "1:1",
@@ -171,19 +172,19 @@ def test_limits_that_refuse_recordings_touch_only_what_they_refused(tmp_path: Pa
         [ASSET],
         [row],
         higher,
-        model_identity="id",
+        wanted=WantedStages("id"),
         output_names={"a": "a"},
         root=tmp_path,
         source_identity=lambda _: "1:1",
     )
-    assert planned.action is Action.TRANSCRIBE
+    assert planned.action is Action.PROCESS
 
 
 def test_damage_is_refused_afterwards_where_that_is_asked_for(tmp_path: Path) -> None:
     strict = dataclasses.replace(OPTIONS, damaged="fail")
     assert action(tmp_path, entry(tmp_path), options=strict) is Action.KEEP
     row = entry(tmp_path, notes=("damaged: 3 s of 4 s decoded",))
-    assert action(tmp_path, row, options=strict) is Action.TRANSCRIBE
+    assert action(tmp_path, row, options=strict) is Action.PROCESS
     assert action(tmp_path, row) is Action.KEEP
 
 
@@ -194,7 +195,7 @@ def test_a_failed_rendering_is_rendered_again_when_asked_for(tmp_path: Path) -> 
         [ASSET],
         [row],
         again,
-        model_identity="id",
+        wanted=WantedStages("id"),
         output_names={"a": "a"},
         root=tmp_path,
         source_identity=lambda _: "1:1",
@@ -204,4 +205,4 @@ def test_a_failed_rendering_is_rendered_again_when_asked_for(tmp_path: Path) -> 
 
 def test_overwrite_does_everything(tmp_path: Path) -> None:
     options = dataclasses.replace(OPTIONS, overwrite=True)
-    assert action(tmp_path, entry(tmp_path), options=options) is Action.TRANSCRIBE
+    assert action(tmp_path, entry(tmp_path), options=options) is Action.PROCESS

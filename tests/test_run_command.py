@@ -113,10 +113,12 @@ def test_failures_are_left_until_asked_for(cli: Cli, tmp_path: Path) -> None:
     assert status["counts"] == {
         "running": 0,
         "done": 1,
+        "incomplete": 0,
         "failed": 1,
         "interrupted": 0,
         "quarantined": 0,
     }
+    assert status["stages_done"] == {"transcribe": 1}
     assert "tone-000" in cli("status", "out", "--failed").out
     retried = cli("retry", "out", "--yes")
     assert retried.code == 3

@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -21,40 +21,48 @@ from audio_batch.gpu.fake import FakeProbe, fake_gpu
 from audio_batch.gpu.probe import Sampler
 from audio_batch.journal import Journal
 from audio_batch.manifest import Asset
-from audio_batch.options import DecodingOptions, RunOptions
-from audio_batch.outcome import Outcome, RunResult, State
+from audio_batch.options import DecodingOptions, RunOptions, SpeakerLimits
+from audio_batch.outcome import Outcome, RunResult, Stage, StageRecord, State
 from audio_batch.pipeline import Job
 from audio_batch.plan import Action, Planned
 from audio_batch.pools import Pool, SerialPool, ThreadPool
 from audio_batch.runner import Runner
+from audio_batch.storage import PublishedFile
 
 Work = Callable[[Job], Outcome]
 GPUS = tuple(Device(f"cuda:{n}", "cuda", n, f"GPU-{n}", "T", None) for n in range(3))
 OPTIONS = RunOptions(model="m", engine="null", decoding=DecodingOptions(), retry_delay_s=0.01)
 
 
-class Model:
-    warnings: tuple[str, ...] = ()
-
-
 def planned(count: int) -> list[Planned]:
     return [
         Planned(
             asset=Asset(id=f"a{n}", uri="x", path=Path("x"), name=f"A {n}", position=n),
-            action=Action.TRANSCRIBE,
+            action=Action.PROCESS,
             decoding=DecodingOptions(),
+            limits=SpeakerLimits(),
             formats=("json",),
             output_name=f"a{n}",
             source="1:1",
             fingerprint="f",
             rendering="r",
+            stages={Stage.TRANSCRIBE: "f"},
         )
         for n in range(count)
     ]
 
 
 def done(job: Job) -> Outcome:
-    return Outcome(job.asset.id, State.DONE, "f", job.device, duration_s=1.0)
+    record = StageRecord(
+        asset_id=job.asset.id,
+        stage=Stage.TRANSCRIBE,
+        source="1:1",
+        fingerprint="f",
+        file=PublishedFile("transcribe", "stages/x", 1, "0"),
+        device=job.device,
+        seconds=0.1,
+    )
+    return Outcome(job.asset.id, State.DONE, "f", job.device, duration_s=1.0, stages=(record,))
 
 
 def failed(job: Job, *, transient: bool = False, device: bool = False) -> Outcome:
@@ -86,7 +94,7 @@ class House:
         devices: tuple[Device, ...] = (CPU,),
         caps: dict[str, int] | None = None,
         pool: Callable[[Work], Pool] | None = None,
-        load_model: Callable[[str], Any] = lambda _: Model(),
+        load: Callable[[str, Set[Stage]], Sequence[str]] = lambda _, __: (),
         options: RunOptions = OPTIONS,
         during: Callable[[Runner], None] | None = None,
         todo: list[Planned] | None = None,
@@ -103,7 +111,7 @@ class House:
                 run_id=journal.begin_run(version="0", request={}),
                 balancer=Balancer(devices, caps, sampler),
                 pool=lambda _: make(work),
-                load_model=load_model,
+                load_models=load,
                 emit=self.told.append,
                 **more,
             )
@@ -245,22 +253,23 @@ def test_a_gpu_that_is_lost_while_the_others_are_full_holds_nothing_up(house: Ho
 
 
 def test_a_device_that_cannot_load_is_left_out_before_any_asset(house: House) -> None:
-    def load(device: str) -> Model:
+    def load(device: str, _: Set[Stage]) -> Sequence[str]:
         if device == "cuda:0":
             raise DeviceError("no room")
-        return Model()
+        return ()
 
-    result = house.run(6, done, devices=GPUS, load_model=load)
+    result = house.run(6, done, devices=GPUS, load=load)
     assert result.devices_out == {"cuda:0": "no room"}
+    assert result.shares
     assert set(result.shares) <= {"cuda:1", "cuda:2"}
 
 
 def test_a_model_that_no_device_can_load_touches_no_asset(house: House) -> None:
-    def load(_: str) -> Model:
+    def load(_: str, __: Set[Stage]) -> Sequence[str]:
         raise DeviceError("no room")
 
     with pytest.raises(SetupError, match="no room"):
-        house.run(6, done, devices=GPUS, load_model=load)
+        house.run(6, done, devices=GPUS, load=load)
     assert house.attempts() == 0
 
 
@@ -459,15 +468,15 @@ def test_work_that_runs_when_the_last_device_fails_is_committed_first(house: Hou
 def test_a_stop_while_models_load_leaves_at_once(house: House) -> None:
     go = threading.Event()
 
-    def load(_: str) -> Model:
+    def load(_: str, __: Set[Stage]) -> Sequence[str]:
         go.wait(60)
-        return Model()
+        return ()
 
     def stop(runner: Runner) -> None:
         time.sleep(0.2)
         runner.stop.request("SIGTERM", within_grace=True)
 
-    result = house.run(5, done, load_model=load, during=stop)
+    result = house.run(5, done, load=load, during=stop)
     go.set()
     assert (result.interrupted, result.dropped, result.not_begun) == (True, True, 5)
     assert any(isinstance(event, events.StopRequested) for event in house.told)

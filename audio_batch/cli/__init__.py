@@ -12,11 +12,14 @@ from typing import Annotated
 import typer
 
 from audio_batch import __version__
+from audio_batch.cli.doctor import doctor
+from audio_batch.cli.eval import evaluate
 from audio_batch.cli.export import export
 from audio_batch.cli.manifest import app as manifest_app
 from audio_batch.cli.models import app as models_app
 from audio_batch.cli.retry import retry
 from audio_batch.cli.run import run
+from audio_batch.cli.speakers import app as speakers_app
 from audio_batch.cli.status import status
 from audio_batch.errors import AudioBatchError, ExitCode, ManifestError
 from audio_batch.text import for_terminal, redact
@@ -37,8 +40,11 @@ app.command("run")(run)
 app.command("status")(status)
 app.command("retry")(retry)
 app.command("export")(export)
+app.command("doctor")(doctor)
+app.command("eval")(evaluate)
 app.add_typer(manifest_app, name="manifest")
 app.add_typer(models_app, name="models")
+app.add_typer(speakers_app, name="speakers")
 
 
 def _version(wanted: bool) -> None:

@@ -19,7 +19,8 @@ from audio_batch.control import Asker
 from audio_batch.errors import ExitCode
 from audio_batch.models import DEMO, REPOSITORIES
 from audio_batch.reporters import LiveReporter, LogReporter, Reporter, SteadyConsole
-from audio_batch.session import Interface, Request, execute
+from audio_batch.request import Request
+from audio_batch.session import Interface, execute
 from audio_batch.survey import Survey
 
 ANSWER_WITHIN_S = 60.0
@@ -41,7 +42,7 @@ def start(manifest: Path, settings: Settings, config: Path | None) -> int:
 
 def _absolute(settings: Settings) -> Settings:
     """Paths that mean the same from any folder, for `retry`."""
-    paths = ("output_dir", "root", "model_dir", "log_file")
+    paths = ("output_dir", "root", "model_dir", "log_file", "hf_token_file", "speakers")
     found = {name: getattr(settings, name) for name in paths}
     update: dict[str, object] = {
         name: path.expanduser().absolute() for name, path in found.items() if path is not None
@@ -49,6 +50,10 @@ def _absolute(settings: Settings) -> Settings:
     known = settings.model in (None, DEMO, *REPOSITORIES)
     if settings.model and not known and Path(settings.model).expanduser().is_dir():
         update["model"] = str(Path(settings.model).expanduser().absolute())
+    for name in ("align_model", "diarize_model"):
+        value = getattr(settings, name)
+        if value not in (None, DEMO) and Path(value).expanduser().is_dir():
+            update[name] = str(Path(value).expanduser().absolute())
     return settings.model_copy(update=update)
 
 

@@ -14,8 +14,14 @@ import typer
 def export(
     output_dir: Annotated[Path, typer.Argument(help="The --output-dir of a run.")],
     output_format: Annotated[
-        list[str], typer.Option("--output-format", "-f", help="Formats, a list, or all.")
-    ],
+        list[str] | None,
+        typer.Option(
+            "--output-format",
+            "-f",
+            help="Formats, a list, or all \\[those that are there].",
+            show_default=False,
+        ),
+    ] = None,
     to: Annotated[
         Path | None, typer.Option("--to", help="Write below this folder instead.")
     ] = None,
@@ -23,48 +29,90 @@ def export(
     max_line_count: Annotated[int | None, typer.Option(help="Lines of a subtitle.")] = None,
     highlight_words: Annotated[bool, typer.Option(help="Underline each word as spoken.")] = False,
 ) -> int:
-    """Render transcripts again from their JSON. The JSON files themselves are not touched."""
+    """Render transcripts again from their JSON, with the names of speakers.json.
+
+    The JSON files are touched only where a voice was given another name there.
+    """
     from audio_batch.errors import AssetError, ExitCode, UsageError
     from audio_batch.formats import FORMATS, FormatOptions, parse_formats, render
     from audio_batch.storage import publish
     from audio_batch.text import for_terminal
     from audio_batch.transcript import Transcript
+    from audio_batch.voices import names
 
     if not output_dir.is_dir():
         raise UsageError(f"There is no folder {output_dir}.")
-    formats = [name for name in parse_formats(output_format) if name != "json"]
-    if not formats:
+    asked = [name for name in parse_formats(output_format or ()) if name != "json"]
+    if output_format and not asked:
         raise UsageError("The JSON is what is read: name another format to write, such as vtt.")
     options = FormatOptions(
         max_line_width=max_line_width,
         max_line_count=max_line_count,
         highlight_words=highlight_words,
     )
-    count, bad = 0, []
+    given = names.load(output_dir)
+    count, written, bad = 0, set(), []
+    if to is None and (output_dir / names.FILE_NAME).is_file():
+        bad += _name_voices(output_dir)
     for path in _transcripts(output_dir):
         stem = path.removesuffix(".json")
         try:
             data = (output_dir / path).read_text(encoding="utf-8")
-            transcript = Transcript.from_json(json.loads(data))
-            for name in formats:
+            transcript = names.applied(Transcript.from_json(json.loads(data)), given)
+            for name in asked or _formats_of(output_dir / stem):
                 target = PurePosixPath(f"{stem}{FORMATS[name].suffix}")
                 text = render(name, transcript, options)
                 publish(to or output_dir, target, text, format_name=name)
+                written.add(name)
             count += 1
         except (OSError, ValueError, AssetError) as error:
             bad.append(f"{path}: {error}")
     if not count and not bad:
         raise UsageError(f"{output_dir} holds no transcripts.")
-    typer.echo(f"{count} transcripts written as {', '.join(formats)}.", err=True)
+    formats = ", ".join(name for name in FORMATS if name in written) or "nothing but JSON"
+    typer.echo(f"{count} transcripts written as {formats}.", err=True)
     for line in bad:
         typer.echo(for_terminal(f"left out: {line}"), err=True)
     return ExitCode.SOME_FAILED if bad else ExitCode.OK
+
+
+def _name_voices(root: Path) -> list[str]:
+    """Bring the names into the JSON too, which other programs read; what could not be done.
+
+    Raises:
+        LockedError: a run is at work there.
+    """
+    from audio_batch.journal import Journal
+    from audio_batch.storage import OutputFolder
+    from audio_batch.voices.folder import apply_names
+
+    folder = OutputFolder(root)
+    if not folder.journal_path.is_file():
+        return []
+    with folder.locked():
+        journal = Journal(folder.journal_path)
+        try:
+            return apply_names(root, journal)
+        finally:
+            journal.close()
+
+
+def _formats_of(stem: Path) -> list[str]:
+    """The formats in which a transcript already stands beside its JSON."""
+    from audio_batch.formats import FORMATS
+
+    return [
+        name
+        for name, known in FORMATS.items()
+        if name != "json" and stem.with_name(stem.name + known.suffix).is_file()
+    ]
 
 
 def _transcripts(root: Path) -> Iterator[str]:
     """Canonical JSON files, relative to `root`: those of the journal, else all that there are."""
     from audio_batch.journal import Journal
     from audio_batch.storage import STATE_FOLDER, OutputFolder
+    from audio_batch.voices import names
 
     folder = OutputFolder(root)
     if folder.journal_path.is_file():
@@ -73,9 +121,10 @@ def _transcripts(root: Path) -> Iterator[str]:
         journal.close()
         yield from (o.path for entry in entries for o in entry.outputs if o.format == "json")
         return
-    for place, folders, names in os.walk(root):
+    own = {folder.summary_path, root / names.FILE_NAME}
+    for place, folders, files in os.walk(root):
         folders[:] = sorted(name for name in folders if name != STATE_FOLDER)
-        for name in sorted(names):
+        for name in sorted(files):
             path = Path(place, name)
-            if name.endswith(".json") and path != folder.summary_path:
+            if name.endswith(".json") and path not in own:
                 yield path.relative_to(root).as_posix()

@@ -69,7 +69,7 @@ def check(
     }
     from audio_batch.config import merge
     from audio_batch.errors import ManifestError
-    from audio_batch.session import Request, choose, read_manifest
+    from audio_batch.request import Request, choose, read_manifest
 
     settings, _ = merge(flags, config=config, manifest=manifest)
     try:

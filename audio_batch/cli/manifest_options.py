@@ -5,19 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from audio_batch.cli.option import opt
 
 
 def _option(flag: str, help: str) -> Any:
-    name = flag.split("/")[0].removeprefix("--")
-    return typer.Option(
-        flag,
-        help=help,
-        rich_help_panel="Which assets",
-        envvar=f"AUDIO_BATCH_{name.upper().replace('-', '_')}",
-        show_default=False,
-        show_envvar=False,
-    )
+    return opt(help, flag, panel="Which assets")
 
 
 Root = Annotated[

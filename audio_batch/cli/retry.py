@@ -18,7 +18,7 @@ def retry(
     from audio_batch.cli.console import start
     from audio_batch.errors import UsageError
     from audio_batch.journal import Journal
-    from audio_batch.session import Request
+    from audio_batch.request import Request
     from audio_batch.storage import OutputFolder
 
     folder = OutputFolder(output_dir)

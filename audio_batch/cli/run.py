@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from audio_batch.cli import manifest_options as options
-
-
-def opt(help: str, *names: str, panel: str, **more: Any) -> Any:
-    """An option whose variable is named after its first long flag: AUDIO_BATCH_MAX_PER_GPU."""
-    long = next(name for name in names if name.startswith("--")).split("/")[0]
-    variable = "AUDIO_BATCH_" + long.removeprefix("--").upper().replace("-", "_")
-    return typer.Option(
-        *names,
-        help=help,
-        rich_help_panel=panel,
-        envvar=variable,
-        show_default=False,
-        show_envvar=False,
-        **more,
-    )
-
+from audio_batch.cli import speaker_options as speech
+from audio_batch.cli.option import opt
 
 MODEL, DECODING = "Model", "Decoding"
 DEVICES, OUTPUT, INPUT = "Devices and workers", "Outputs", "Recordings"
@@ -46,7 +32,8 @@ def run(
     output_format: Annotated[
         list[str] | None,
         opt(
-            "json txt srt vtt tsv csv lrc, a list, or all; json is always written \\[txt,srt].",
+            "json txt srt vtt tsv csv lrc aud rttm uem, a list, or all; json is always written "
+            "\\[txt,srt].",
             "--output-format",
             "-f",
             panel=OUTPUT,
@@ -234,6 +221,18 @@ def run(
     chunk_length: Annotated[
         int | None, opt("Longest window in seconds \\[30].", "--chunk-length", panel=DECODING)
     ] = None,
+    align: speech.Align = None,
+    align_model: speech.AlignModel = None,
+    diarize: speech.Diarize = None,
+    diarize_model: speech.DiarizeModel = None,
+    hf_token_file: speech.HfTokenFile = None,
+    num_speakers: speech.NumSpeakers = None,
+    min_speakers: speech.MinSpeakers = None,
+    max_speakers: speech.MaxSpeakers = None,
+    speakers: speech.Speakers = None,
+    speaker_threshold: speech.SpeakerThreshold = None,
+    link_speakers: speech.LinkSpeakers = None,
+    link_threshold: speech.LinkThreshold = None,
     device: Annotated[
         str | None,
         opt("auto, cpu, cuda:N or cuda:N,cuda:M \\[auto].", "--device", "-d", panel=DEVICES),

@@ -31,12 +31,14 @@ def status(
     journal = Journal(folder.journal_path, read_only=True)
     entries = list(journal.entries())
     run = journal.last_run()
+    stages = journal.stage_counts()
     journal.close()
     counts = {state.value: sum(entry.state is state for entry in entries) for state in State}
     if failed:
-        entries = [e for e in entries if e.state in (State.FAILED, State.QUARANTINED)]
+        bad = (State.FAILED, State.INCOMPLETE, State.QUARANTINED)
+        entries = [e for e in entries if e.state in bad]
     if as_json:
-        _write_json(output_dir, counts, entries, run)
+        _write_json(output_dir, counts, stages, entries, run)
     else:
         _show(counts, entries, run)
     return 0
@@ -45,6 +47,7 @@ def status(
 def _write_json(
     output_dir: Path,
     counts: dict[str, int],
+    stages: dict[str, int],
     entries: Sequence[JournalEntry],
     run: RunRecord | None,
 ) -> None:
@@ -60,6 +63,7 @@ def _write_json(
         if run
         else None,
         "counts": counts,
+        "stages_done": stages,
         "assets": [dataclasses.asdict(entry) for entry in entries],
     }
     sys.stdout.write(json.dumps(body, indent=2, ensure_ascii=True) + "\n")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from audio_batch.engines.base import LoadRequest, Progress, Recognition, Recognizer
 from audio_batch.engines.cuda import default_batch_size, preload_libraries, resolve_compute_type
+from audio_batch.engines.failures import first_line, is_device_trouble
 from audio_batch.errors import AssetError, AudioBatchError, DeviceError, ErrorKind, SetupError
 from audio_batch.models import ModelReference
 from audio_batch.options import DecodingOptions
@@ -33,7 +34,7 @@ class FasterWhisperEngine:
             import faster_whisper
         except (ImportError, OSError) as error:
             raise SetupError(
-                f"faster-whisper cannot be imported: {_first_line(error)}.",
+                f"faster-whisper cannot be imported: {first_line(error)}.",
                 remedy="Install audio-batch again into a fresh virtual environment.",
             ) from error
 
@@ -312,8 +313,8 @@ def _mean(first: float | None, second: float | None, weights: tuple[int, int]) -
 
 def _load_error(error: Exception, request: LoadRequest) -> AudioBatchError:
     """Translate what loading raised: the folder's fault, or the device's."""
-    text = _first_line(error)
-    if request.device.kind == "cuda" and _is_device_trouble(text):
+    text = first_line(error)
+    if request.device.kind == "cuda" and is_device_trouble(text):
         return DeviceError(
             f"{request.device.id} cannot load {request.model.name!r}: {text}.",
             remedy="Check the driver and the CUDA 12 libraries (cuBLAS, cuDNN), or --device cpu.",
@@ -328,7 +329,7 @@ def _load_error(error: Exception, request: LoadRequest) -> AudioBatchError:
 
 def translate(error: Exception) -> AssetError | DeviceError:
     """The one seam for what faster-whisper, CTranslate2 and ONNX Runtime raise at work."""
-    text = _first_line(error)
+    text = first_line(error)
     low = text.lower()
     if isinstance(error, MemoryError) or "out of memory" in low or "bad_alloc" in low:
         return AssetError(
@@ -337,20 +338,10 @@ def translate(error: Exception) -> AssetError | DeviceError:
             remedy="Use a smaller --batch-size, --max-per-gpu or --compute-type int8_float16.",
             transient=True,
         )
-    if _is_device_trouble(text):
+    if is_device_trouble(text):
         return DeviceError(f"The device failed: {text}.", remedy="See the driver's log.")
     if "max_new_tokens" in low or "length of the prompt" in low:
         return AssetError(ErrorKind.OPTION, f"The prompt is too long: {text}.")
     return AssetError(
         ErrorKind.MODEL, f"The model could not transcribe this: {type(error).__name__}: {text}."
     )
-
-
-def _is_device_trouble(text: str) -> bool:
-    low = text.lower()
-    return any(word in low for word in ("cuda", "cudnn", "cublas", "nvrtc", "driver"))
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__).rstrip(".")[:300]

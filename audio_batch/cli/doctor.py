@@ -1,0 +1,181 @@
+"""`audio-batch doctor`: what would go wrong, said before the night."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from audio_batch.cli import manifest_options as options
+from audio_batch.cli import speaker_options as speech
+from audio_batch.cli.option import opt
+from audio_batch.cli.run import DECODING, DEVICES, MODEL, OUTPUT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from audio_batch.config import Settings
+    from audio_batch.preflight import Check, PreflightRequest
+
+SCHEMA_VERSION = 1
+SHOWN_PROBLEMS = 3
+_STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
+
+
+def doctor(
+    manifest: Annotated[
+        Path | None,
+        typer.Argument(help="The manifest of the run to come \\[only machine and models]."),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="Configuration file (TOML).", envvar="AUDIO_BATCH_CONFIG"),
+    ] = None,
+    output_dir: Annotated[
+        Path | None,
+        opt("Where outputs and journal go \\[transcripts].", "--output-dir", "-o", panel=OUTPUT),
+    ] = None,
+    output_format: Annotated[
+        list[str] | None, opt("As for `run`.", "--output-format", "-f", panel=OUTPUT)
+    ] = None,
+    output_template: Annotated[
+        str | None, opt("As for `run`.", "--output-template", panel=OUTPUT)
+    ] = None,
+    root: options.Root = None,
+    field: options.Field = None,
+    allow_missing: options.AllowMissing = None,
+    where: options.Where = None,
+    exclude: options.Exclude = None,
+    order: options.OrderBy = None,
+    skip: options.Skip = None,
+    limit: options.Limit = None,
+    model: Annotated[
+        str | None,
+        opt(
+            "A Whisper name, a hub repository, a folder, or demo \\[large-v3-turbo].",
+            "--model",
+            "-m",
+            panel=MODEL,
+        ),
+    ] = None,
+    model_dir: Annotated[
+        Path | None,
+        opt("Where fetched models are kept \\[the hub's cache].", "--model-dir", panel=MODEL),
+    ] = None,
+    offline: Annotated[
+        bool | None,
+        opt(
+            "Never ask the network for a model.",
+            "--offline/--online",
+            "--model-cache-only",
+            panel=MODEL,
+        ),
+    ] = None,
+    engine: Annotated[
+        str | None, opt("faster-whisper, or null (a dry run).", "--engine", panel=MODEL)
+    ] = None,
+    compute_type: Annotated[
+        str | None, opt("As for `run` \\[auto].", "--compute-type", panel=MODEL)
+    ] = None,
+    language: Annotated[
+        str | None, opt("Code or name \\[auto: heard in each asset].", "--language", panel=DECODING)
+    ] = None,
+    align: speech.Align = None,
+    align_model: speech.AlignModel = None,
+    diarize: speech.Diarize = None,
+    diarize_model: speech.DiarizeModel = None,
+    hf_token_file: speech.HfTokenFile = None,
+    device: Annotated[
+        str | None,
+        opt("auto, cpu, cuda:N or cuda:N,cuda:M \\[auto].", "--device", "-d", panel=DEVICES),
+    ] = None,
+    device_index: Annotated[
+        str | None, opt("CUDA numbers: 0,1.", "--device-index", panel=DEVICES)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The answers as JSON.")] = False,
+) -> int:
+    """Check machine, models and manifest before a run: exit 0, or 5 where a run would fail.
+
+    Nothing is fetched, written or begun. Settings come from where `run` has them.
+    """
+    flags = dict(locals())
+    for name in ("manifest", "config", "as_json"):
+        flags.pop(name)
+    from audio_batch.config import FILE_NAME, merge
+    from audio_batch.errors import ExitCode, ManifestError
+    from audio_batch.logs import configure
+    from audio_batch.preflight import Check, checks
+    from audio_batch.text import for_terminal, redact
+
+    settings, _ = merge(flags, config=config, manifest=manifest or Path(FILE_NAME))
+    configure(console_level=None, log_file=None, log_format="plain")
+    try:
+        request = _request(manifest, settings)
+    except ManifestError as error:
+        if as_json:
+            text = " ".join([error.message, *error.problems[:SHOWN_PROBLEMS]])
+            _print_json([Check("manifest", "error", for_terminal(redact(text)), error.remedy)])
+        raise
+    answers = checks(request)
+    listed = _print_json(answers) if as_json else _print_lines(answers)
+    failed = any(check.status == "error" for check in listed)
+    return ExitCode.ENVIRONMENT if failed else ExitCode.OK
+
+
+def _request(manifest: Path | None, settings: Settings) -> PreflightRequest:
+    """Read the manifest as a run would, but count missing recordings instead of refusing them."""
+    from audio_batch.preflight import PreflightRequest
+    from audio_batch.storage import OutputFolder
+
+    paths = {name: path for name, path in settings if isinstance(path, Path)}
+    settings = settings.model_copy(
+        update={name: path.expanduser().absolute() for name, path in paths.items()}
+    )
+    asked = settings.output_dir
+    if manifest is None:
+        return PreflightRequest(settings, folder=OutputFolder(asked) if asked else None)
+    from audio_batch.request import DEFAULT_OUTPUT, Request, choose, read_manifest
+
+    lenient = settings.model_copy(update={"allow_missing": True})
+    loaded = read_manifest(Request(manifest.expanduser().absolute(), lenient))
+    # By length only where that decides which assets are taken: it opens every recording.
+    cut = settings.skip or settings.limit is not None
+    chosen = choose(loaded, settings if cut else settings.model_copy(update={"order": None}))
+    folder = OutputFolder(asked or DEFAULT_OUTPUT.absolute())
+    return PreflightRequest(settings, loaded, tuple(chosen), folder)
+
+
+def _print_json(answers: Iterable[Check]) -> list[Check]:
+    listed = list(answers)
+    body = {
+        "schema_version": SCHEMA_VERSION,
+        "ok": all(check.status != "error" for check in listed),
+        "checks": [check.to_json() for check in listed],
+    }
+    sys.stdout.write(json.dumps(body, indent=2, ensure_ascii=True) + "\n")
+    return listed
+
+
+def _print_lines(answers: Iterable[Check]) -> list[Check]:
+    """A line a check as it is answered, in colours on a terminal; the remedy below it."""
+    from rich.text import Text
+
+    from audio_batch.reporters import SteadyConsole
+
+    console = SteadyConsole()
+    listed = []
+    for check in answers:
+        listed.append(check)
+        line = Text.assemble(
+            (f"{check.status:<9}", _STYLES[check.status]), f"{check.name}: {check.message}"
+        )
+        if check.remedy:
+            line.append(f"\n{'':<9}→ {check.remedy}", style="dim")
+        console.print(line, highlight=False, soft_wrap=True)
+    counts = {status: sum(check.status == status for check in listed) for status in _STYLES}
+    found = [f"{counts[s]} {s}{'' if counts[s] == 1 else 's'}" for s in ("error", "warning")]
+    console.print(f"{', '.join(found)}.", style="bold", highlight=False)
+    return listed

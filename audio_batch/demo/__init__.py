@@ -1,0 +1,1 @@
+"""The embedded demonstration models: package data, and the network one of them needs."""

@@ -1,0 +1,188 @@
+"""The manifest's recordings, the names of their outputs, the folder and the space for them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from audio_batch.assembly import DEFAULT_FORMATS
+from audio_batch.errors import LockedError
+from audio_batch.formats import FORMATS, parse_formats
+from audio_batch.manifest import Asset
+from audio_batch.manifest_sources import look_for_all
+from audio_batch.naming import OutputNamer
+from audio_batch.preflight.check import Finding, error, ok, size, warning
+from audio_batch.preflight.facts import Facts
+from audio_batch.storage import TEMPORARY_PREFIX
+
+SHOWN = 3
+
+BYTES_PER_HOUR = 4_000_000
+"""Outputs of an hour of speech, generously: 2.5 words a second, about 150 bytes each as JSON with
+a speaker, 30 in each other format, and the stages' kept results once more."""
+
+BYTES_PER_ASSET = 100_000
+"""Files of at least a block each, a journal row, the speakers' embeddings."""
+
+_TIGHT_BYTES = 1_000_000_000
+
+
+def inputs(facts: Facts) -> Iterator[Finding]:
+    """Whether the recordings are there."""
+    assets = facts.request.assets
+    if not assets:
+        return
+    places = [(str(asset.path),) for asset in assets if asset.path is not None]
+    problems = [found.problem for found in look_for_all(places) if found.problem]
+    if not problems:
+        yield ok(f"All {_counted(len(assets), 'recording')} are there.")
+        return
+    judge = warning if facts.settings.allow_missing else error
+    yield judge(
+        f"{_counted(len(problems), 'recording')} of {len(assets)} cannot be used: "
+        f"{_first(problems, '; ')}.",
+        "Mend the paths (see --root), or go on without them by --allow-missing.",
+    )
+
+
+def names(facts: Facts) -> Iterator[Finding]:
+    """Whether assets would share an output's name; they are told apart by a hash of their id."""
+    if facts.request.manifest is None:
+        return
+    assets = facts.request.manifest.assets
+    namer = OutputNamer(facts.settings.output_template)
+    fields = dict.fromkeys(key for asset in assets for key in asset.metadata)
+
+    def alone(asset: Asset) -> PurePosixPath:
+        """The name it would have without the others; a field that only they have is empty."""
+        asset = dataclasses.replace(asset, metadata={**fields, **asset.metadata})
+        return namer.names([asset])[asset.id]
+
+    given = facts.output_names
+    renamed = [given[a.id].as_posix() for a in assets if given[a.id] != alone(a)]
+    if not renamed:
+        yield ok(f"{_counted(len(assets), 'asset')} have different output names.")
+        return
+    yield warning(
+        f"{_counted(len(renamed), 'asset')} would share an output name with another, and are told "
+        f"apart by a hash: {_first(renamed)}.",
+        "Name them by what differs (--output-template), or give them other ids.",
+    )
+
+
+def overwriting(facts: Facts) -> Iterator[Finding]:
+    """Whether an output would be written over a recording, or over the manifest."""
+    manifest, folder = facts.request.manifest, facts.request.folder
+    if manifest is None or folder is None:
+        return
+    kept = {_key(asset.path) for asset in facts.request.assets if asset.path}
+    kept.add(_key(manifest.path))
+    outputs = (
+        folder.root.joinpath(*name.parts)
+        for asset in facts.request.assets
+        for name in _files(asset, facts.output_names[asset.id], _formats(facts))
+    )
+    hit = [path for path in (*outputs, folder.summary_path) if _key(path) in kept]
+    if hit:
+        yield error(
+            f"Outputs would be written over what is read: {_first([str(path) for path in hit])}.",
+            "Choose another --output-dir.",
+        )
+    else:
+        yield ok("No output would be written over a recording or the manifest.")
+
+
+def output_folder(facts: Facts) -> Iterator[Finding]:
+    """Whether the output folder can be written to, and whether another run holds it."""
+    if (place := facts.request.folder) is None:
+        return
+    root = place.root
+    remedy = "Choose another --output-dir, or mend its permissions."
+    if not root.exists():
+        parent = _existing(root)
+        if parent.is_dir() and os.access(parent, os.W_OK):
+            yield ok(f"{root} will be made in {parent}.")
+        else:
+            yield error(f"{root} cannot be made in {parent}.", remedy)
+        return
+    probe = root / f"{TEMPORARY_PREFIX}{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    try:
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as failure:
+        yield error(f"{root} cannot be written to: {failure.strerror or failure}.", remedy)
+        return
+    if place.state.is_dir():
+        try:
+            with place.locked():
+                pass
+        except LockedError as locked:
+            yield error(locked.message, locked.remedy)
+            return
+    yield ok(f"{root} can be written to, and no run holds it.")
+
+
+def space(facts: Facts) -> Iterator[Finding]:
+    """Whether the outputs will find space."""
+    if facts.request.folder is None:
+        return
+    parent = _existing(facts.request.folder.root)
+    free = shutil.disk_usage(parent).free
+    text = f"{size(free)} free in {parent}"
+    remedy = "Free some space, or choose another --output-dir."
+    if free < facts.request.floor_bytes:
+        yield error(f"{text}: too little to begin a run.", remedy)
+        return
+    need = estimated_bytes(facts.request.assets)
+    about = f"; the outputs take about {size(need)}" if facts.request.assets else ""
+    if free < max(2 * need, _TIGHT_BYTES):
+        yield warning(f"{text}{about}.", remedy)
+    else:
+        yield ok(f"{text}{about}.")
+
+
+def estimated_bytes(assets: Sequence[Asset]) -> int:
+    """Space for all outputs of these; recordings of unknown length are taken for average ones."""
+    known = [asset.duration_s for asset in assets if asset.duration_s is not None]
+    hours = sum(known) / 3600 * len(assets) / len(known) if known else 0.0
+    return int(BYTES_PER_HOUR * hours + BYTES_PER_ASSET * len(assets))
+
+
+def _formats(facts: Facts) -> tuple[str, ...]:
+    asked = facts.settings.output_format
+    return parse_formats(asked) if asked else DEFAULT_FORMATS
+
+
+def _files(asset: Asset, name: PurePosixPath, formats: Sequence[str]) -> Iterator[PurePosixPath]:
+    for format_name in dict.fromkeys(("json", *(asset.formats or formats))):
+        yield name.with_name(f"{name.name}{FORMATS[format_name].suffix}")
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder (or file) that is there."""
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+def _key(path: Path) -> str:
+    """Equal for paths that name one directory entry: a link that is replaced is lost itself."""
+    return os.path.normcase(_real(path.parent) / path.name)
+
+
+@functools.lru_cache(maxsize=4096)
+def _real(folder: Path) -> Path:
+    return folder.resolve()
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _first(texts: Sequence[str], separator: str = ", ") -> str:
+    more = len(texts) - SHOWN
+    shown = separator.join(texts[:SHOWN])
+    return f"{shown} and {more} more" if more > 0 else shown
