@@ -66,7 +66,7 @@ def build_options(settings: Settings, model: models.ModelReference) -> RunOption
             f"There is no compute type {compute_type!r}; known: {', '.join(COMPUTE_TYPES)}."
         )
     _positive(settings, "threads", "cpu_threads", "max_attempts", "max_line_width")
-    _positive(settings, "max_line_count", "max_duration")
+    _positive(settings, "max_line_count", "max_duration", "max_restarts")
     for name in ("retry_delay", "audio_stream"):
         value = getattr(settings, name)
         if value is not None and not 0 <= value < math.inf:
@@ -100,6 +100,11 @@ def build_options(settings: Settings, model: models.ModelReference) -> RunOption
         fail_fast=bool(settings.fail_fast),
         overwrite=bool(settings.overwrite),
         retry_failed=bool(settings.retry_failed),
+        redo_suspect=bool(settings.redo_suspect),
+        isolation=settings.isolation or "auto",
+        max_restarts=settings.max_restarts or 3,
+        cpu_fallback=bool(settings.cpu_fallback),
+        fail_on_degraded=bool(settings.fail_on_degraded),
         limits=SpeakerLimits(settings.num_speakers, settings.min_speakers, settings.max_speakers),
     )
 

@@ -136,6 +136,20 @@ class Settings(BaseModel):
     retry_delay: float | None = None
     overwrite: bool | None = None
     retry_failed: bool | None = None
+    redo_suspect: bool | None = None
+    # Isolation and watchdog
+    isolation: Literal["auto", "thread", "process"] | None = None
+    max_restarts: int | None = None
+    cpu_fallback: bool | None = None
+    fail_on_degraded: bool | None = None
+    timeout: Text | None = None
+    stall_timeout: Text | None = None
+    min_free_ram: Text | None = None
+    # Time and manners
+    until: Text | None = None
+    max_runtime: Text | None = None
+    nice: int | None = None
+    ionice: Literal["idle", "low"] | None = None
     # Talk
     log_file: Path | None = None
     log_format: Literal["plain", "json"] | None = None

@@ -45,6 +45,7 @@ class ErrorKind(StrEnum):
     DIARIZATION = "diarization"
     DEVICE = "device"
     OUT_OF_MEMORY = "out_of_memory"
+    TIMEOUT = "timeout"
     DISK_FULL = "disk_full"
     OUTPUT = "output"
     WORKER_DIED = "worker_died"

@@ -261,6 +261,11 @@ class RunOptions:
     fail_fast: bool = False
     overwrite: bool = False
     retry_failed: bool = False
+    redo_suspect: bool = False
+    isolation: Literal["auto", "thread", "process"] = "auto"
+    max_restarts: int = 3
+    cpu_fallback: bool = False
+    fail_on_degraded: bool = False
     limits: SpeakerLimits = field(default_factory=SpeakerLimits)
 
     def recognition_fingerprint(self, decoding: DecodingOptions, model_identity: str) -> str:

@@ -65,6 +65,8 @@ class Outcome:
     count against the asset, and the device is taken out of the run. `notes` are what a person
     should know of a finished asset ("damaged: 599.7 s of 600.0 s decoded"). `stages` are those
     that this attempt did, `missing` those that failed though their asset's words were published.
+    `suspicions` say why a finished transcript may not be the whole truth (see `suspicion`).
+    `batch_size` is the recognizer's at the attempt's end: lack of memory may have lowered it.
     """
 
     asset_id: str
@@ -84,6 +86,8 @@ class Outcome:
     rendered_only: bool = False
     stages: tuple[StageRecord, ...] = ()
     missing: tuple[Stage, ...] = ()
+    suspicions: tuple[str, ...] = ()
+    batch_size: int | None = None
 
 
 @dataclass(slots=True)

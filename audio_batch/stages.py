@@ -41,6 +41,7 @@ class Transcribed:
     media: dict[str, Any]
     notes: tuple[str, ...]
     about: dict[str, Any]
+    last_speech_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

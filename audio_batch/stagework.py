@@ -196,6 +196,7 @@ class StageWork:
             language=heard.language,
             language_probability=heard.language_probability,
             speech_s=heard.speech_s,
+            last_speech_s=heard.last_speech_s,
             duration_s=audio.duration_s,
             media={
                 **dataclasses.asdict(audio.info),

@@ -9,6 +9,7 @@ import typer
 
 from audio_batch.cli import manifest_options as options
 from audio_batch.cli import speaker_options as speech
+from audio_batch.cli import survival_options as survival
 from audio_batch.cli.option import opt
 
 MODEL, DECODING = "Model", "Decoding"
@@ -307,6 +308,18 @@ def run(
             "Also what failed in earlier runs.", "--retry-failed/--no-retry-failed", panel=FAILURES
         ),
     ] = None,
+    redo_suspect: survival.RedoSuspect = None,
+    isolation: survival.Isolation = None,
+    max_restarts: survival.MaxRestarts = None,
+    cpu_fallback: survival.CpuFallback = None,
+    fail_on_degraded: survival.FailOnDegraded = None,
+    timeout: survival.Timeout = None,
+    stall_timeout: survival.StallTimeout = None,
+    min_free_ram: survival.MinFreeRam = None,
+    until: survival.Until = None,
+    max_runtime: survival.MaxRuntime = None,
+    nice: survival.Nice = None,
+    ionice: survival.IoNice = None,
     progress: Annotated[
         bool | None,
         opt("The live display on a terminal.", "--progress/--no-progress", panel=TALK),

@@ -40,13 +40,16 @@ class LoadRequest:
 
 @dataclass(frozen=True, slots=True)
 class Recognition:
-    """What the engine heard. `speech_s` is the length that the VAD let through."""
+    """What the engine heard. `speech_s` is the length that the VAD let through, `last_speech_s`
+    where in the recording its last span of speech ends; None where no VAD was asked.
+    """
 
     segments: tuple[Segment, ...]
     language: str | None
     language_probability: float | None = None
     speech_s: float | None = None
     notes: tuple[str, ...] = ()
+    last_speech_s: float | None = None
 
 
 class Recognizer(Protocol):
