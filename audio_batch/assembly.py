@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +13,14 @@ import psutil
 
 from audio_batch import models
 from audio_batch.config import Settings
-from audio_batch.engines import ENGINES
+from audio_batch.engines import DEFAULT_ENGINE, check_engine
 from audio_batch.engines.cuda import COMPUTE_TYPES
 from audio_batch.errors import UsageError
 from audio_batch.formats import parse_formats
 from audio_batch.gpu.balancer import Balancer
 from audio_batch.gpu.capacity import default_max_per_gpu, parse_max_per_gpu
 from audio_batch.gpu.cuda import pin_device_order
-from audio_batch.gpu.devices import Device, resolve_devices
+from audio_batch.gpu.devices import CPU, Device, resolve_devices
 from audio_batch.gpu.policies import POLICIES
 from audio_batch.gpu.probe import Sampler
 from audio_batch.languages import asked_language
@@ -41,9 +42,8 @@ def build_options(settings: Settings, model: models.ModelReference) -> RunOption
     Raises:
         UsageError: a value that cannot be honoured.
     """
-    engine = settings.engine or "faster-whisper"
-    if engine not in ENGINES:
-        raise UsageError(f"There is no engine {engine!r}; known: {', '.join(ENGINES)}.")
+    engine = settings.engine or DEFAULT_ENGINE
+    check_engine(engine)
     if settings.vad_method == "pyannote":
         raise UsageError(
             "--vad-method pyannote is not part of this version.", remedy="Use silero or none."
@@ -162,13 +162,17 @@ def _device_spec(settings: Settings) -> str:
 
 @dataclass(slots=True)
 class Fleet:
-    """The devices of a run, with what watches and shares them. A context manager."""
+    """The devices of a run, with what watches and shares them. A context manager.
+
+    `reserve` is a device beside `devices` that takes part when all of them are out, or None.
+    """
 
     devices: tuple[Device, ...]
     caps: dict[str, int]
     balancer: Balancer
     sampler: Sampler
     workers: int
+    reserve: Device | None = None
 
     def __enter__(self) -> Fleet:
         return self
@@ -202,13 +206,27 @@ def open_fleet(options: RunOptions) -> Fleet:
                 free_bytes=psutil.virtual_memory().available,
                 need_bytes=_HOST_BYTES_PER_TASK,
             )
-        balancer = Balancer(devices, caps, sampler, policy=options.policy)
+        reserve = CPU if options.cpu_fallback and CPU not in devices else None
+        everywhere = devices if reserve is None else (*devices, reserve)
+        total = sum(caps.values())
+        if reserve is not None:
+            caps[reserve.id] = 1
+        balancer = Balancer(everywhere, caps, sampler, policy=options.policy)
     except BaseException:
         sampler.stop()
         raise
-    total = sum(caps.values())
     workers = min(total, options.threads) if options.threads else total
-    return Fleet(devices, caps, balancer, sampler, workers)
+    return Fleet(devices, caps, balancer, sampler, workers, reserve)
+
+
+def is_isolated(options: RunOptions, devices: Sequence[Device]) -> bool:
+    """Whether each device works in a process of its own: by default where CUDA is used.
+
+    Native libraries abort the process there, not the call (CTranslate2, cuDNN).
+    """
+    if options.isolation != "auto":
+        return options.isolation == "process"
+    return any(device.kind == "cuda" for device in devices)
 
 
 def usable_cores() -> int:

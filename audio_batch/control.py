@@ -20,8 +20,8 @@ Inbox = queue.SimpleQueue[Message]
 class StopControl:
     """A request to stop, and what it allows. Its methods are safe in a signal handler.
 
-    One request: what runs is finished, nothing new begins. A second one, or the end of the grace
-    period that a scheduler's signal leaves: what runs is dropped.
+    One request: what runs is finished, nothing new begins. A second one by a person, or the end of
+    the time that a scheduler's signal leaves: what runs is dropped.
     """
 
     def __init__(self, inbox: Inbox, grace_s: float) -> None:
@@ -32,12 +32,24 @@ class StopControl:
         self._twice = False
         self._deadline_s: float | None = None
 
-    def request(self, reason: str, *, within_grace: bool = False) -> None:
-        """Ask to stop. `within_grace`: running work may take `grace_s` seconds and no more."""
-        if self.requested.is_set() and not within_grace:
-            self._twice = True
-        if within_grace and self._deadline_s is None:
-            self._deadline_s = time.monotonic() + self._grace_s
+    def request(
+        self, reason: str, *, within_grace: bool = False, within_s: float | None = None
+    ) -> None:
+        """Ask to stop.
+
+        Args:
+            within_grace: running work may take `grace_s` seconds and no more. Whoever asks so may
+                ask again and again: the earliest end counts.
+            within_s: the same with other seconds.
+        """
+        if within_grace and within_s is None:
+            within_s = self._grace_s
+        if within_s is None:
+            self._twice = self._twice or self.requested.is_set()
+        else:
+            end_s = time.monotonic() + within_s
+            if self._deadline_s is None or end_s < self._deadline_s:
+                self._deadline_s = end_s
         self.reason = self.reason or reason
         # Event.set is not reentrant, SimpleQueue.put is: two signals may come at once.
         if not self.requested.is_set():

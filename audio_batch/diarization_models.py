@@ -1,10 +1,14 @@
 """Diarization models: where they are, how they are fetched, what identifies them.
 
 A model is a folder in pyannote's own layout, a `config.yaml` that names a segmentation, an
-embedding and a PLDA model: "demo", a local folder, or a hub repository ("owner/name"). Parts are
-named as `$model/…` (in the folder itself), `$whisperx/…` (in the installed whisperx package, which
-carries a segmentation model), by a local path, or as further hub repositories, which are fetched
-too. Nothing here loads a model.
+embedding and a PLDA model: "demo", a local folder, or a hub repository ("owner/name", also with
+"@" and a commit). Parts are named as `$model/…` (in the folder itself), `$whisperx/…` (in the
+installed whisperx package, which carries a segmentation model), by a path (absolute, or from the
+folder), or as further hub repositories, which are fetched too. Nothing here loads a model.
+
+The parts are pickles, and whoever makes one can have it run code. So nothing is ever taken from
+the current folder because its name happens to fit: neither a part, nor a pipeline whose name is
+one of pyannote's own.
 """
 
 from __future__ import annotations
@@ -29,6 +33,9 @@ DEMO_NOTICE = (
     "This is the demonstration diarization: its small voice model was trained on few speakers. "
     f"Use --diarize-model {DEFAULT_DIARIZATION_MODEL} (or another) for real work."
 )
+
+_PYANNOTE = "pyannote/"
+"""What begins so is pyannote's own on the hub, never a folder: that is ./pyannote/…"""
 
 _PATTERNS = ("config.yaml", "voices.json", "*.bin", "*.npz")
 _PARTS = {
@@ -188,6 +195,15 @@ def is_available(
     return True, f"The diarization model {name!r} will be fetched."
 
 
+def runs_code(name: str) -> bool:
+    """Whether loading this model runs what some third party may have put into its pickles.
+
+    Not so for the demonstration and pyannote's own models. For others it is the person who must
+    have named them, not a file that was merely found.
+    """
+    return name != DEMO and not (hub.is_repository(name) and name.startswith(_PYANNOTE))
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """A pipeline folder's `config.yaml`, checked as far as it is relied on.
 
@@ -228,6 +244,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def _local(name: str) -> Path | None:
     """The folder that a name is, if it is one."""
+    if name.startswith(_PYANNOTE):
+        return None
     try:
         path = Path(name).expanduser()
         return path if path.is_dir() else None
@@ -299,8 +317,6 @@ def _place(key: str, part: _Part, folder: Path, source: _Source) -> Path:
         place = _package("whisperx") / rest
     elif (folder / part.named).exists():
         place = folder / part.named
-    elif Path(part.named).exists():  # as pyannote reads it, from where the program was started
-        place = Path(part.named)
     elif hub.is_repository(part.named):
         place = source.folder(part.named, part.revision, missing)
     else:
@@ -360,7 +376,7 @@ def _voices(folder: Path, name: str) -> tuple[str | None, float | None, float | 
     """The embedding's name and the thresholds of its cosines, as far as they are known."""
     path = folder / "voices.json"
     if not path.is_file():
-        known = _WESPEAKER.get(name)
+        known = _WESPEAKER.get(name.partition("@")[0])
         cosine = _WESPEAKER_COSINE if known else None
         return known, cosine, cosine
     try:

@@ -254,29 +254,35 @@ def _clock(time_ms: int, mark: str) -> str:
 def _tsv(transcript: Transcript, _options: FormatOptions) -> str:
     """Whisper's own columns `start end text`, in ms, then `speaker` where any is known.
 
-    There is no quoting: the text has no tabs or line ends left. For a leading `=`, see `_guarded`.
+    There is no quoting: the text has no tabs or line ends left. For a leading `=`, see `_guarded`;
+    a spreadsheet takes quotes before one off, and so they hide none.
     """
     spoken = utterances(transcript)
     named = any(utterance.speaker for utterance in spoken)
     rows = [["start", "end", "text", *(["speaker"] if named else [])]]
     for one in spoken:
-        speaker = [_guarded(one.speaker or "")] if named else []
-        rows.append([str(one.start_ms), str(one.end_ms), _guarded(join(one.tokens)), *speaker])
+        cells = [_guarded(text, past='" ') for text in (join(one.tokens), one.speaker or "")]
+        rows.append([str(one.start_ms), str(one.end_ms), *(cells if named else cells[:1])])
     return "".join("\t".join(row) + "\n" for row in rows)
 
 
 def _csv(transcript: Transcript, _options: FormatOptions) -> str:
     """RFC 4180 with the header `id,start_s,end_s,speaker,text`; by the id, files can be joined.
 
-    For a leading `=` and its like see `_guarded`.
+    For a leading `=` and its like see `_guarded`. Where the comma is the decimal mark, spreadsheets
+    part columns at semicolons: what follows one is guarded too.
     """
     target = io.StringIO()
     writer = csv.writer(target, lineterminator="\r\n")
     writer.writerow(("id", "start_s", "end_s", "speaker", "text"))
-    asset_id = _guarded(for_document(transcript.asset_id))
+
+    def cell(text: str) -> str:
+        return ";".join(map(_guarded, text.split(";")))
+
+    asset_id = cell(for_document(transcript.asset_id))
     for one in utterances(transcript):
         times = (f"{one.start_ms / 1000:.3f}", f"{one.end_ms / 1000:.3f}")
-        writer.writerow((asset_id, *times, _guarded(one.speaker or ""), _guarded(join(one.tokens))))
+        writer.writerow((asset_id, *times, cell(one.speaker or ""), cell(join(one.tokens))))
     return target.getvalue()
 
 
@@ -292,9 +298,12 @@ def _aud(transcript: Transcript, _options: FormatOptions) -> str:
     )
 
 
-def _guarded(text: str) -> str:
-    """A spreadsheet runs a cell that begins with one of these; an apostrophe makes it text."""
-    return f"'{text}" if text.startswith(tuple("=+-@\t\r＝＋－＠")) else text
+def _guarded(text: str, *, past: str = "") -> str:
+    """A spreadsheet runs a cell that begins with one of these; an apostrophe makes it text.
+
+    `past`: characters that may stand before it, since a spreadsheet drops them.
+    """
+    return f"'{text}" if text.lstrip(past).startswith(tuple("=+-@\t\r＝＋－＠")) else text
 
 
 # --- lrc -------------------------------------------------------------------------------------

@@ -2,6 +2,10 @@
 
 Everything is fetched as files into the hub's cache (or a folder of the user's) and later loaded
 from there by path, so that no library asks the network when it loads a model.
+
+A repository is named "owner/name", or "owner/name@commit" with a commit's 40 hexadecimal digits:
+such a name means the same files for ever. What this program names by itself is fetched at the
+commit of `PINNED`; what lies in the cache already is used as it is.
 """
 
 from __future__ import annotations
@@ -10,14 +14,43 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from audio_batch.errors import AudioBatchError, SetupError, UsageError
+from audio_batch.text import keep_secret
 
 PAGE = "https://huggingface.co/"
 TOKEN_PAGE = PAGE + "settings/tokens"
 
+PINNED: Mapping[str, str] = {
+    "Systran/faster-whisper-tiny.en": "0d3d19a32d3338f10357c0889762bd8d64bbdeba",
+    "Systran/faster-whisper-tiny": "d90ca5fe260221311c53c58e660288d3deb8d356",
+    "Systran/faster-whisper-base.en": "3d3d5dee26484f91867d81cb899cfcf72b96be6c",
+    "Systran/faster-whisper-base": "ebe41f70d5b6dfa9166e2c581c45c9c0cfc57b66",
+    "Systran/faster-whisper-small.en": "d1d751a5f8271d482d14ca55d9e2deeebbae577f",
+    "Systran/faster-whisper-small": "536b0662742c02347bc0e980a01041f333bce120",
+    "Systran/faster-whisper-medium.en": "a29b04bd15381511a9af671baec01072039215e3",
+    "Systran/faster-whisper-medium": "08e178d48790749d25932bbc082711ddcfdfbc4f",
+    "Systran/faster-whisper-large-v1": "b07c8d4be0be90092aa01a29c975077acb8d15c9",
+    "Systran/faster-whisper-large-v2": "f0fe81560cb8b68660e564f55dd99207059c092e",
+    "Systran/faster-whisper-large-v3": "edaa852ec7e145841d8ffdb056a99866b5f0a478",
+    "Systran/faster-distil-whisper-large-v2": "fe9b404fc56de3f7c38606ef9ba6fd83526d05e4",
+    "Systran/faster-distil-whisper-medium.en": "80ddfce281f77766d8943d63109199fc8145dfa5",
+    "Systran/faster-distil-whisper-small.en": "ef77d90526ccd62cde3808ee70626a01e5cf83e4",
+    "Systran/faster-distil-whisper-large-v3": "c3058b475261292e64a0412df1d2681c06260fab",
+    "distil-whisper/distil-large-v3.5-ct2": "9793ccc07920e0f830e1dba0343efcdf0ef8c903",
+    "mobiuslabsgmbh/faster-whisper-large-v3-turbo": "0a363e9161cbc7ed1431c9597a8ceaf0c4f78fcf",
+    "pyannote/speaker-diarization-community-1": "3533c8cf8e369892e6b79ff1bf80f7b0286a54ee",
+}
+"""The commit at which a repository is fetched whose name comes with this program.
+
+They are those that public lock files and caches hold for these repositories.
+"""
+
+_REPOSITORY = re.compile(
+    r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+)(?:@(?P<commit>[0-9a-f]{40}))?"
+)
 _TOKEN = re.compile(r"[!-~]{1,512}")
 
 
@@ -30,14 +63,20 @@ def is_offline() -> bool:
 
 
 def is_repository(name: str) -> bool:
-    """Whether a text can be a hub repository, "owner/name", and is no path."""
-    owner, slash, rest = name.partition("/")
-    plausible = slash and owner and rest and not set(name) & set('\\:*?"<>| ') and ".." not in name
-    return bool(plausible) and "/" not in rest and not name.startswith((".", "/"))
+    """Whether a text can be a hub repository, "owner/name" or "owner/name@commit", and no path."""
+    return ".." not in name and _REPOSITORY.fullmatch(name) is not None
+
+
+def parted(repository: str) -> tuple[str, str | None]:
+    """A repository's name and the commit that is meant: the one it is named with, else PINNED's."""
+    name, _, commit = repository.partition("@")
+    return name, commit or PINNED.get(name)
 
 
 def read_token(file: Path | None) -> str | None:
     """The hub's token: that of the file, else HF_TOKEN, else the hub's own login, else None.
+
+    From then on `text.redact` masks it in this process, whatever it looks like.
 
     Raises:
         UsageError: the file cannot be read, or what is there can be no token. The text is in no
@@ -52,6 +91,8 @@ def read_token(file: Path | None) -> str | None:
                 "What HF_TOKEN (or the hub's login) holds can be no token.",
                 remedy=f"Copy it again from {TOKEN_PAGE}.",
             )
+        if found is not None:
+            keep_secret(found)
         return found
     try:
         with file.open("rb") as stream:
@@ -69,6 +110,7 @@ def read_token(file: Path | None) -> str | None:
             f"--hf-token-file {file} {what}.",
             remedy=f"Copy the token from {TOKEN_PAGE} into it, on one line.",
         )
+    keep_secret(text)
     return text
 
 
@@ -76,6 +118,9 @@ def cached_folder(
     repository: str, patterns: Sequence[str], *, cache_dir: Path | None, revision: str | None = None
 ) -> Path | None:
     """Where a repository lies on this machine, or None. Files of it may be missing: look.
+
+    Where neither the name nor `revision` says which commit is meant, PINNED's goes before what was
+    fetched last.
 
     Args:
         patterns: the files that are wanted, with `*` (which matches "/" too).
@@ -87,20 +132,26 @@ def cached_folder(
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError
 
-    try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                repository,
-                revision=revision,
-                cache_dir=cache_dir,
-                local_files_only=True,
-                allow_patterns=list(patterns),
+    name, commit = parted(repository)
+    wanted = [revision or commit]
+    if commit is not None and revision is None and "@" not in repository:
+        wanted.append(None)
+    for one in wanted:
+        try:
+            return Path(
+                huggingface_hub.snapshot_download(
+                    name,
+                    revision=one,
+                    cache_dir=cache_dir,
+                    local_files_only=True,
+                    allow_patterns=list(patterns),
+                )
             )
-        )
-    except HFValidationError as error:
-        raise UsageError(f"{repository!r} can be no repository: {error}") from error
-    except OSError:
-        return None
+        except HFValidationError as error:
+            raise UsageError(f"{repository!r} can be no repository: {error}") from error
+        except OSError:
+            continue
+    return None
 
 
 def fetch(
@@ -143,11 +194,12 @@ def fetch(
             remedy=remedy,
         )
     say(f"Fetching the {what} from {repository}; this can take minutes, but only once.")
+    name, commit = parted(repository)
     try:
         return Path(
             huggingface_hub.snapshot_download(
-                repository,
-                revision=revision,
+                name,
+                revision=revision or commit,
                 cache_dir=cache_dir,
                 allow_patterns=list(patterns),
                 token=token,
@@ -176,7 +228,7 @@ def refusal(
     # The hub's client hides some answers behind "not found locally": the cause tells.
     causes = [error, *(cause for cause in (error.__cause__, error.__context__) if cause)]
     status = next((code for code in map(_status, causes) if code is not None), None)
-    page = PAGE + repository
+    page = PAGE + parted(repository)[0]
 
     def is_one(kind: type[Exception]) -> bool:
         return any(isinstance(cause, kind) for cause in causes)
@@ -207,7 +259,8 @@ def refusal(
     if is_one(RevisionNotFoundError) or is_one(DisabledRepoError):
         return SetupError(
             f"The hub does not offer what the {what} needs of {repository!r}.",
-            remedy=f"Look at {page}: it may have been renamed, changed or withdrawn.",
+            remedy=f"Look at {page}: it may have been renamed, changed or withdrawn. Another "
+            "state of it is named with its commit, owner/name@commit.",
         )
     if status == 403:
         return SetupError(

@@ -10,7 +10,7 @@ import contextlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ _FACTS = {
     "outputs": "'[]'",
     "notes": "'[]'",
     "missing": "'[]'",
+    "suspicions": "'[]'",
+    "redone": "0",
     "timings_s": "'{}'",
     "duration_s": "NULL",
     "speech_s": "NULL",
@@ -34,7 +36,11 @@ _FACTS = {
 
 @dataclass(frozen=True, slots=True)
 class JournalEntry:
-    """One asset's row."""
+    """One asset's row.
+
+    `suspicions` say why its words may not be all that was said, `redone` how often it was done
+    again because of them: what stands came of the last time.
+    """
 
     asset_id: str
     name: str
@@ -56,6 +62,8 @@ class JournalEntry:
     outputs: tuple[PublishedFile, ...]
     timings_s: dict[str, float]
     missing: tuple[str, ...]
+    suspicions: tuple[str, ...]
+    redone: int
     run_id: int
 
 
@@ -264,10 +272,16 @@ class Journal:
             ).fetchone()
         return int(row["attempts"])
 
-    def finish(self, outcome: Outcome, *, counts: bool = True) -> None:
-        """Commit what became of an attempt. `counts` False takes the attempt back (not its row)."""
+    def finish(self, outcome: Outcome, *, counts: bool = True, redo: bool = False) -> None:
+        """Commit what became of an attempt.
+
+        Args:
+            counts: False takes the attempt back (not its row).
+            redo: it was made because of suspicions (`Planned.redo`), and counts as such once it
+                has ended or its words stand.
+        """
         with self._transaction():
-            self._finish(outcome, counts)
+            self._finish(outcome, counts, redo)
             for record in outcome.stages:
                 self._finish_stage(record)
 
@@ -345,7 +359,7 @@ class Journal:
                 (json.dumps([asdict(output) for output in outputs]), asset_id),
             )
 
-    def _finish(self, outcome: Outcome, counts: bool) -> None:
+    def _finish(self, outcome: Outcome, counts: bool, redo: bool) -> None:
         now = time.time()
         # What an earlier attempt found out stands beside its outputs until new ones take its place.
         # An incomplete transcript stands too, whether or not there will be another attempt.
@@ -353,15 +367,23 @@ class Journal:
         new_outputs = ", outputs = :outputs" if published else ""
         new_facts = (
             ", duration_s = :duration, speech_s = :speech, language = :language,"
-            " notes = :notes, timings_s = :timings, missing = :missing"
+            " notes = :notes, timings_s = :timings, missing = :missing,"
+            " suspicions = :suspicions"
             if published and not outcome.rendered_only
             else ""
         )
+        redone = ""
+        if redo and (published or outcome.state is State.DONE):
+            redone = ", redone = redone + 1"
+        elif published and any(record.stage is Stage.TRANSCRIBE for record in outcome.stages):
+            redone = ", redone = 0"
         self._db.execute(
             "UPDATE assets SET state = :state, finished_at = :now, error_kind = :kind,"
-            " error_text = :text, device = :device, attempts = max(0, attempts - :back)"
+            " error_text = :text, device = :device, attempts = max(0, attempts - :back),"
+            " deaths = deaths + :died"
             + new_outputs
             + new_facts
+            + redone
             + " WHERE asset_id = :id",
             {
                 "state": outcome.state.value,
@@ -371,12 +393,14 @@ class Journal:
                 "outputs": json.dumps([asdict(output) for output in outcome.outputs]),
                 "device": outcome.device,
                 "back": 0 if counts else 1,
+                "died": int(outcome.died),
                 "duration": outcome.duration_s,
                 "speech": outcome.speech_s,
                 "language": outcome.language,
                 "notes": json.dumps(list(outcome.notes)),
                 "timings": json.dumps(outcome.timings_s),
                 "missing": json.dumps(list(outcome.missing)),
+                "suspicions": json.dumps(list(outcome.suspicions)),
                 "id": outcome.asset_id,
             },
         )
@@ -421,6 +445,36 @@ class Journal:
             row = self._db.execute("SELECT count(*) AS n FROM attempts").fetchone()
         return int(row["n"])
 
+    def requeue(
+        self,
+        outputs: Mapping[str, Sequence[PublishedFile]],
+        stages: Iterable[tuple[str, Stage]],
+        text: str,
+    ) -> None:
+        """Commit that files are not what was journalled, so that the next run makes them again.
+
+        Args:
+            outputs: of each asset with damaged outputs, those that are sound.
+            stages: the kept results that are damaged: nothing will be taken from them any more.
+            text: why, for `status`.
+        """
+        with self._transaction():
+            for asset_id, sound in outputs.items():
+                listed = json.dumps([asdict(output) for output in sound])
+                self._db.execute(
+                    "UPDATE assets SET outputs = ? WHERE asset_id = ?", (listed, asset_id)
+                )
+                # What was done once can be done: earlier attempts and deaths no longer count.
+                self._db.execute(
+                    "UPDATE assets SET state = 'interrupted', error_kind = ?, error_text = ?,"
+                    " attempts = 0, deaths = 0 WHERE asset_id = ? AND state IN ('done', 'failed')",
+                    (ErrorKind.OUTPUT, text, asset_id),
+                )
+            self._db.executemany(
+                "UPDATE stages SET source = '', fingerprint = '' WHERE asset_id = ? AND stage = ?",
+                [(asset_id, stage.value) for asset_id, stage in stages],
+            )
+
 
 def _storable(text: str | None) -> str | None:
     """SQLite holds UTF-8: what a file name has beyond it (lone surrogates) is shown escaped."""
@@ -438,7 +492,10 @@ def _entry(row: sqlite3.Row) -> JournalEntry:
     values["notes"] = tuple(json.loads(values["notes"]))
     values["outputs"] = tuple(PublishedFile(**output) for output in json.loads(values["outputs"]))
     values["timings_s"] = json.loads(values["timings_s"])
-    values["missing"] = tuple(json.loads(values.get("missing", "[]")))
+    # A reader leaves an older journal as it is.
+    for name in ("missing", "suspicions"):
+        values[name] = tuple(json.loads(values.get(name, "[]")))
+    values.setdefault("redone", 0)
     return JournalEntry(**values)
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from audio_batch.errors import SetupError
 
-SCHEMA_VERSION = 2
-"""2 added the stages and `assets.missing`; a journal of version 1 is brought up to it."""
+SCHEMA_VERSION = 3
+"""2 added the stages and `assets.missing`, 3 `assets.suspicions` and `assets.redone`; an older
+journal is brought up to the newest."""
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -36,6 +37,8 @@ CREATE TABLE assets (
   outputs TEXT NOT NULL DEFAULT '[]',-- JSON list of {format, path, size_bytes, sha256}
   timings_s TEXT NOT NULL DEFAULT '{}',
   missing TEXT NOT NULL DEFAULT '[]',-- JSON list of the stages that failed
+  suspicions TEXT NOT NULL DEFAULT '[]',-- JSON list of why the words may not be all
+  redone INTEGER NOT NULL DEFAULT 0, -- how often it was done again because of them
   run_id INTEGER NOT NULL REFERENCES runs (run_id)
 ) WITHOUT ROWID;
 CREATE INDEX assets_by_state ON assets (state);
@@ -101,7 +104,11 @@ def bring_up(db: sqlite3.Connection, version: int) -> None:
             if statement.strip():
                 db.execute(statement)
         db.execute("INSERT INTO meta VALUES ('schema_version', '0')")
-    else:
+    if version == 1:
         db.execute("ALTER TABLE assets ADD COLUMN missing TEXT NOT NULL DEFAULT '[]'")
-    db.execute(_STAGES)
+    if version < 2:
+        db.execute(_STAGES)
+    if version in (1, 2):
+        db.execute("ALTER TABLE assets ADD COLUMN suspicions TEXT NOT NULL DEFAULT '[]'")
+        db.execute("ALTER TABLE assets ADD COLUMN redone INTEGER NOT NULL DEFAULT 0")
     db.execute("UPDATE meta SET value = ? WHERE key = 'schema_version'", (str(SCHEMA_VERSION),))

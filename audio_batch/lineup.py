@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from audio_batch import models
 from audio_batch.config import OF_SPEAKERS, Settings
+from audio_batch.engines import DEFAULT_ENGINE
 from audio_batch.errors import SetupError, UsageError
 from audio_batch.languages import asked_language
 from audio_batch.options import WantedStages
@@ -27,9 +29,36 @@ def find_model(
 ) -> models.ModelReference:
     """The model that the settings name, fetched if need be; see `models.find`."""
     name = settings.model or DEFAULT_MODEL
-    if settings.engine == "null":
-        return models.null_model(settings.model or "null")
+    if settings.engine not in (None, DEFAULT_ENGINE):
+        return models.null_model(settings.model or settings.engine)
     return models.find(name, model_dir=settings.model_dir, offline=bool(settings.offline), say=say)
+
+
+@dataclass(frozen=True, slots=True)
+class AlignerSearch:
+    """Finds the aligner of a language; plain values, ready to cross a process border."""
+
+    align_model: str | None
+    model_dir: Path | None
+    offline: bool
+    token: str | None = field(repr=False)
+
+    def __call__(self, language: str) -> AlignerReference | None:
+        """That language's aligner, fetched if need be; None where there is none.
+
+        Raises:
+            SetupError: it is known and cannot be had.
+        """
+        from audio_batch.engines.aligners import find_aligner
+
+        return find_aligner(
+            language,
+            align_model=self.align_model,
+            model_dir=self.model_dir,
+            offline=self.offline,
+            token=self.token,
+            say=_log.info,  # a worker may be asking, who has no business with the display
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,18 +120,9 @@ def find_lineup(settings: Settings, languages: Set[str], *, notice: Notice) -> L
     diarizer = _find_diarizer(settings, token, asked, notice)
     keep = diarizer is None and asked is None
 
-    def aligner_of(language: str) -> AlignerReference | None:
-        from audio_batch.engines.aligners import find_aligner
-
-        return find_aligner(
-            language,
-            align_model=settings.align_model,
-            model_dir=settings.model_dir,
-            offline=bool(settings.offline),
-            token=token,
-            say=_log.info,  # a worker may be asking, who has no business with the display
-        )
-
+    aligner_of = AlignerSearch(
+        settings.align_model, settings.model_dir, bool(settings.offline), token
+    )
     aligner = _aligner(settings, languages, aligner_of, notice)
     return Lineup(model, diarizer, bool(asked), keep, aligner, aligner_of)
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Hashable, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from audio_batch.assembly import Fleet, usable_cores
 from audio_batch.engines import LoadRequest, Recognizer, open_engine
 from audio_batch.engines.base import Aligner, Diarizer
 from audio_batch.errors import AudioBatchError, DeviceError, SetupError, UsageError
-from audio_batch.gpu.balancer import DeviceLoad
+from audio_batch.gpu.devices import Device
 from audio_batch.lineup import Lineup
 from audio_batch.options import RunOptions
 from audio_batch.outcome import Stage
@@ -25,26 +24,50 @@ _SHARE_OF_VOICES = 0.4
 _Model = TypeVar("_Model")
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where models are loaded: plain values, ready to cross a process border.
+
+    `slots` threads share them there. `free_bytes` is the device's free memory, None where nobody
+    says. `cpu_threads` per slot, `batch_size` in windows; None where the engine is to choose.
+    """
+
+    device: Device
+    slots: int
+    free_bytes: int | None
+    cpu_threads: int | None
+    compute_type: str
+    batch_size: int | None
+
+
 @dataclass(slots=True)
 class LoadedModels:
     """See `pipeline.Models`. A model is loaded once; who asks meanwhile waits.
 
     What cannot be had anywhere is not asked for again: a dead network is not tried once an asset.
+    `place_of` tells where to load what belongs to a device.
     """
 
     options: RunOptions
     lineup: Lineup
-    fleet: Fleet
-    _loaded: dict[Hashable, Any] = field(default_factory=dict)
-    _locks: dict[Hashable, threading.Lock] = field(default_factory=dict)
+    place_of: Callable[[str], Place]
+    _loaded: dict[tuple[str, ...], Any] = field(default_factory=dict)
+    _locks: dict[tuple[str, ...], threading.Lock] = field(default_factory=dict)
     _guard: threading.Lock = field(default_factory=threading.Lock)
 
+    def begin(self, device: str, needed: Set[Stage]) -> None:
+        """Nothing: `load` does it all. See `crew.Loader`."""
+
     def load(self, device: str, needed: Set[Stage]) -> Sequence[str]:
-        """Load what the stages need on a device; what to warn of. Aligners wait for a language.
+        """Load what the stages need on a device, anew; what to warn of. Aligners wait for a
+        language. Who is at work with earlier models keeps them until they are done.
 
         Raises:
             DeviceError, SetupError: see `Engine.load`.
         """
+        with self._guard:
+            for key in [key for key in self._loaded if key[1] == device]:
+                del self._loaded[key]
         warnings: list[str] = []
         if Stage.TRANSCRIBE in needed:
             warnings += self.recognizer(device).warnings
@@ -72,7 +95,7 @@ class LoadedModels:
             ("aligner", device, language), lambda: self._load_aligner(device, language)
         )
 
-    def _once(self, key: Hashable, load: Callable[[], _Model]) -> _Model:
+    def _once(self, key: tuple[str, ...], load: Callable[[], _Model]) -> _Model:
         with self._guard:
             lock = self._locks.setdefault(key, threading.Lock())
         with lock:
@@ -89,17 +112,16 @@ class LoadedModels:
             return loaded
 
     def _load_recognizer(self, device_id: str) -> Recognizer:
-        load = self._load_of(device_id)
-        slots = self._slots(device_id)
+        place = self.place_of(device_id)
         recognizer = open_engine(self.options.engine).load(
             LoadRequest(
                 model=self.lineup.model,
-                device=load.device,
-                slots=slots,
-                compute_type=self.options.compute_type,
-                batch_size=self.options.batch_size,
-                cpu_threads=self._cpu_threads(load, slots),
-                free_bytes=self._room(load, 1.0 - _SHARE_OF_VOICES),
+                device=place.device,
+                slots=place.slots,
+                compute_type=place.compute_type,
+                batch_size=place.batch_size,
+                cpu_threads=place.cpu_threads,
+                free_bytes=self._room(place, 1.0 - _SHARE_OF_VOICES),
             )
         )
         _tell("recognizer", self.lineup.model.name, device_id, recognizer.description)
@@ -113,14 +135,13 @@ class LoadedModels:
                 "What was known of the speakers is damaged, and there is no diarization model.",
                 remedy="Run again when the model can be had, or with --no-diarize.",
             )
-        load = self._load_of(device_id)
-        slots = self._slots(device_id)
+        place = self.place_of(device_id)
         diarizer = load_diarizer(
             self.lineup.diarizer,
-            load.device,
-            slots=slots,
-            cpu_threads=self._cpu_threads(load, slots),
-            free_bytes=self._room(load, _SHARE_OF_VOICES),
+            place.device,
+            slots=place.slots,
+            cpu_threads=place.cpu_threads,
+            free_bytes=self._room(place, _SHARE_OF_VOICES),
         )
         _tell("diarizer", self.lineup.diarizer.name, device_id, diarizer.description)
         return diarizer
@@ -131,27 +152,15 @@ class LoadedModels:
         reference = self.lineup.aligner_of(language)
         if reference is None:
             return None
-        aligner = load_aligner(reference, language, self._load_of(device_id).device)
+        aligner = load_aligner(reference, language, self.place_of(device_id).device)
         _tell("aligner", reference.name, device_id, aligner.description)
         return aligner
 
-    def _load_of(self, device_id: str) -> DeviceLoad:
-        return next(x for x in self.fleet.balancer.loads() if x.device.id == device_id)
-
-    def _slots(self, device_id: str) -> int:
-        return min(self.fleet.caps[device_id], self.fleet.workers)
-
-    def _room(self, load: DeviceLoad, share: float) -> int | None:
+    def _room(self, place: Place, share: float) -> int | None:
         """The memory that one of the two may count on, where both are on the device."""
-        if load.free_bytes is None or self.lineup.diarizer is None:
-            return load.free_bytes
-        return int(share * load.free_bytes)
-
-    def _cpu_threads(self, load: DeviceLoad, slots: int) -> int | None:
-        threads = self.options.cpu_threads
-        if threads is None and load.device.kind == "cpu":
-            return max(1, usable_cores() // slots)
-        return threads
+        if place.free_bytes is None or self.lineup.diarizer is None:
+            return place.free_bytes
+        return int(share * place.free_bytes)
 
 
 def _tell(what: str, name: str, device_id: str, description: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from audio_batch.errors import SetupError
-from audio_batch.text import for_terminal, redact
+from audio_batch.text import for_terminal, redact, redacted
 
 PLAIN_FORMAT = "%(asctime)s - [%(worker)s] - %(levelname)s - %(message)s"
 DATE_FORMAT = "%Y-%m-%d %H:%M:%S"
@@ -35,19 +35,29 @@ QUIET_ENVIRONMENT = {
 }
 """Set before any speech library is imported; what the user has set stays."""
 
+SAFE_ENVIRONMENT = {"PYTHONSAFEPATH": "1"}
+"""For the processes that a run starts: without it Python would look for its own modules in the
+current folder first, and a manifest may have brought a `pickle.py`."""
+
 
 class _PlainFormatter(logging.Formatter):
-    """One clean line a record; the worker that an event speaks of stands where a thread would."""
+    """One clean line a record; the worker that an event speaks of stands where a thread would.
 
-    def __init__(self) -> None:
+    `traces` False leaves tracebacks to the log file: nobody can do anything about one at night.
+    """
+
+    def __init__(self, *, traces: bool = True) -> None:
         super().__init__(PLAIN_FORMAT, DATE_FORMAT)
+        self._traces = traces
 
     def format(self, record: logging.LogRecord) -> str:
         if not hasattr(record, "worker"):
             record.worker = record.threadName
         head = for_terminal(redact(super().format(_without_traceback(record))))
-        if record.exc_info and record.exc_info[0] is not None:
-            head += "\n" + redact(self.formatException(record.exc_info))
+        if self._traces:
+            # Indented, so that no text of others in it can pass for a record of its own.
+            trace = redact(_traceback(record)).splitlines()
+            head += "".join(f"\n    {for_terminal(line)}" for line in trace)
         return head
 
 
@@ -56,6 +66,13 @@ def _without_traceback(record: logging.LogRecord) -> logging.LogRecord:
     copy.exc_info = None
     copy.exc_text = None
     return copy
+
+
+def _traceback(record: logging.LogRecord) -> str:
+    """The traceback of a record, which another process may have sent as text; "" without one."""
+    if record.exc_info and record.exc_info[0] is not None:
+        return logging.Formatter().formatException(record.exc_info)
+    return record.exc_text or ""
 
 
 class _JsonFormatter(logging.Formatter):
@@ -71,10 +88,12 @@ class _JsonFormatter(logging.Formatter):
             "message": redact(record.getMessage()),
         }
         fields: dict[str, Any] = getattr(record, "fields", {})
-        body.update({k: redact(v) if isinstance(v, str) else v for k, v in fields.items()})
-        if record.exc_info and record.exc_info[0] is not None:
-            body["exception"] = redact(self.formatException(record.exc_info))
-        return json.dumps(body, ensure_ascii=True, default=str)
+        body.update(redacted(fields))
+        if trace := _traceback(record):
+            body["exception"] = redact(trace)
+        # DEL is the one control character that JSON leaves as it is.
+        text = json.dumps(body, ensure_ascii=True, default=lambda value: redact(str(value)))
+        return text.replace("\x7f", "\\u007f")
 
 
 class _Ours(logging.Filter):
@@ -107,6 +126,7 @@ def quieten() -> None:
     """Switch off other libraries' progress bars and telemetry; before they are imported."""
     for key, value in QUIET_ENVIRONMENT.items():
         os.environ.setdefault(key, value)
+    os.environ.update(SAFE_ENVIRONMENT)
 
 
 def configure(
@@ -133,13 +153,13 @@ def configure(
     warnings.simplefilter("ignore")
     logging.captureWarnings(True)
 
-    def formatter() -> logging.Formatter:
-        return _JsonFormatter() if log_format == "json" else _PlainFormatter()
+    def formatter(*, traces: bool) -> logging.Formatter:
+        return _JsonFormatter() if log_format == "json" else _PlainFormatter(traces=traces)
 
     root.addHandler(logging.NullHandler())
     if console_level is not None:
         console = _Console(sys.stderr)
-        console.setFormatter(formatter())
+        console.setFormatter(formatter(traces=False))
         console.setLevel(console_level)
         console.addFilter(_Ours())
         root.addHandler(console)
@@ -152,7 +172,7 @@ def configure(
                 f"The log file {log_file} cannot be written: {error.strerror or error}.",
                 remedy="Choose another --log-file.",
             ) from error
-        file.setFormatter(formatter())
+        file.setFormatter(formatter(traces=True))
         root.addHandler(file)
         warnings.simplefilter("default")
 

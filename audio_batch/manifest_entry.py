@@ -43,6 +43,10 @@ _ESCAPES = r"^(?:[A-Za-z]:|[/\\])|(?:^|[/\\])\.\.(?:[/\\]|" + _END + ")"
 _ID_PATTERN = rf"^(?![A-Za-z]:|[/\\])(?!(?:.*[/\\])?\.\.(?:[/\\]|{_END})){_ID_CHARACTERS}+{_END}"
 _NO_NUL = r"^[^\u0000]+" + _END
 
+MAX_NAME, MAX_PATH, MAX_PROMPT = 10_000, 32_767, 100_000
+"""Characters of a name (it is shown again and again), of a path (Windows takes no longer one), of
+a prompt (Whisper hears the last 224 tokens of it)."""
+
 
 def _whole(value: object) -> object:
     """JSON has one kind of number: 2.0 is the whole number 2."""
@@ -103,10 +107,11 @@ Id = Annotated[
 ]
 Source = Annotated[
     str,
-    Field(min_length=1),
+    Field(min_length=1, max_length=MAX_PATH),
     AfterValidator(_without_nul),
-    WithJsonSchema({"type": "string", "pattern": _NO_NUL}),
+    WithJsonSchema({"type": "string", "maxLength": MAX_PATH, "pattern": _NO_NUL}),
 ]
+Prompt = Annotated[str, Field(max_length=MAX_PROMPT)]
 Language = Annotated[
     Annotated[str, AfterValidator(_checked_language)] | None,
     BeforeValidator(_said),
@@ -126,9 +131,9 @@ class Options(BaseModel):
 
     language: Language = Field(None, description="Code or English name; else detected.")
     task: Literal["transcribe", "translate"] | None = None
-    prompt: str | None = Field(None, description="Text that the model takes as said before.")
-    initial_prompt: str | None = Field(None, description="Another name of `prompt`.")
-    hotwords: str | None = Field(None, description="Words to listen for.")
+    prompt: Prompt | None = Field(None, description="Text that the model takes as said before.")
+    initial_prompt: Prompt | None = Field(None, description="Another name of `prompt`.")
+    hotwords: Prompt | None = Field(None, description="Words to listen for.")
     min_speakers: Speakers | None = None
     max_speakers: Speakers | None = None
     num_speakers: Speakers | None = None
@@ -154,7 +159,9 @@ class Entry(Options):
     )
 
     id: Id | None = Field(None, description="Unique; made from the path where it is missing.")
-    name: str | None = Field(None, description="For people; else the file's name.")
+    name: Annotated[str, Field(max_length=MAX_NAME)] | None = Field(
+        None, description="For people; else the file's name."
+    )
     uri: Source | None = Field(None, description="Path (from the manifest's folder) or file: URI.")
     path: Source | None = Field(None, description="Another name of `uri`.")
     audio_filepath: Source | None = Field(None, description="Another name of `uri`.")
@@ -246,6 +253,7 @@ def problems(error: ValidationError) -> Iterator[tuple[str, str]]:
 _SENTENCES = {
     "string_type": "must be text",
     "string_too_short": "must not be empty",
+    "string_too_long": "must not be longer than {max_length:,} characters",
     "int_type": "must be a whole number",
     "float_type": "must be a number",
     "model_type": "must be an object",

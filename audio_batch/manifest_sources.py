@@ -96,12 +96,18 @@ class Found:
     problem: str | None = None
 
 
+def _shown(place: str) -> str:
+    """A path as a sentence has it: clean, and its ends alone if it is of absurd length."""
+    text = for_terminal(place)
+    return text if len(text) <= 500 else f"{text[:250]}…{text[-249:]}"
+
+
 def look(places: Sequence[str]) -> Found:
     """Find the first of an entry's candidates that is a file.
 
     They are texts and not `Path`s because making those costs more than the look, times 100,000.
     """
-    problem = f"there is no file {for_terminal(places[0])}"
+    problem = f"there is no file {_shown(places[0])}"
     for place in places:
         try:
             mode = os.stat(place).st_mode  # noqa: PTH116
@@ -109,12 +115,12 @@ def look(places: Sequence[str]) -> Found:
             continue
         except (OSError, ValueError) as error:  # ValueError: a NUL, an unencodable character
             reason = getattr(error, "strerror", None) or error
-            problem = f"{for_terminal(place)} cannot be looked at: {reason}"
+            problem = f"{_shown(place)} cannot be looked at: {reason}"
             continue
         if stat.S_ISREG(mode):
             return Found(Path(place))
         kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
-        problem = f"{for_terminal(place)} is {kind}"
+        problem = f"{_shown(place)} is {kind}"
     return Found(Path(places[0]), problem)
 
 

@@ -1,7 +1,8 @@
 """Recognition models: where they are, how they are fetched, what identifies them.
 
 A model is named by a faster-whisper name ("large-v3-turbo"), a hub repository ("owner/name") of a
-CTranslate2 conversion, a local folder, or "demo". Nothing here loads a model.
+CTranslate2 conversion, a local folder, or "demo". Names and repositories may have "@" and a commit
+(see `audio_batch.hub`). Nothing here loads a model.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class ModelReference:
 
         turbo and distil-whisper were trained on transcription alone, ".en" models on English.
         """
-        name = self.name.lower()
+        name = self.name.lower().partition("@")[0]
         untrained = name.endswith(".en") or "turbo" in name or "distil" in name
         return not (self.is_demo or untrained)
 
@@ -126,7 +127,7 @@ def find(
         return describe(name, demo_path())
     local = Path(name).expanduser()
     # A known name always means the model: a folder that happens to be called so is ./name.
-    if name not in REPOSITORIES and local.is_dir():
+    if not _is_known(name) and local.is_dir():
         return describe(name, local)
     repository = repository_of(name)
     if repository is None:
@@ -143,9 +144,14 @@ def find(
 
 def repository_of(name: str) -> str | None:
     """The hub repository that a name stands for, or None."""
-    if name in REPOSITORIES:
-        return REPOSITORIES[name]
-    return name if hub.is_repository(name) else None
+    known, at, commit = name.partition("@")
+    repository = f"{REPOSITORIES.get(known, known)}{at}{commit}"
+    return repository if hub.is_repository(repository) else None
+
+
+def _is_known(name: str) -> bool:
+    """Whether a name is of `REPOSITORIES`, by itself or with a commit."""
+    return name.partition("@")[0] in REPOSITORIES and repository_of(name) is not None
 
 
 def cached_folder(repository: str, model_dir: Path | None) -> Path | None:

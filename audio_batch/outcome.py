@@ -66,7 +66,8 @@ class Outcome:
     should know of a finished asset ("damaged: 599.7 s of 600.0 s decoded"). `stages` are those
     that this attempt did, `missing` those that failed though their asset's words were published.
     `suspicions` say why a finished transcript may not be the whole truth (see `suspicion`).
-    `batch_size` is the recognizer's at the attempt's end: lack of memory may have lowered it.
+    `batch_size` and `compute_type` are the recognizer's at the attempt's end: lack of memory may
+    have lowered them. `died` counts the attempt among those that ended their process.
     """
 
     asset_id: str
@@ -88,6 +89,8 @@ class Outcome:
     missing: tuple[Stage, ...] = ()
     suspicions: tuple[str, ...] = ()
     batch_size: int | None = None
+    compute_type: str | None = None
+    died: bool = False
 
 
 @dataclass(slots=True)
@@ -106,6 +109,7 @@ class RunResult:
     `failed` counts incomplete assets too.
 
     `dropped` says that work was left behind in native code, which no thread can be made to stop.
+    `out_of_time`: assets are left because they would not have been done before the time limit.
     """
 
     done: int = 0
@@ -115,6 +119,7 @@ class RunResult:
     interrupted: bool = False
     stopped_by_failure: bool = False
     dropped: bool = False
+    out_of_time: bool = False
     wall_s: float = 0.0
     devices_out: dict[str, str] = field(default_factory=dict)
     shares: dict[str, DeviceShare] = field(default_factory=dict)

@@ -25,6 +25,7 @@ from audio_batch.outcome import Outcome, Published, Stage, StageRecord, State
 from audio_batch.stages import Aligned, Diarized, Transcribed
 from audio_batch.stagework import Failure, StageClock, StageWork
 from audio_batch.storage import STATE_FOLDER, PublishedFile, contained, publish
+from audio_batch.suspicion import suspicions
 from audio_batch.text import for_terminal
 from audio_batch.transcript import Transcript
 
@@ -80,6 +81,7 @@ class Context:
 
     `stage_done` is told of each stage whose result is kept while others are still to come,
     `published` of an incomplete transcript that was written meanwhile.
+    `given_up` says whether the run has stopped waiting for an attempt.
     `named` gives the voices of a transcript the names that are known.
     """
 
@@ -93,11 +95,21 @@ class Context:
     stage_done: Callable[[StageRecord], None]
     published: Callable[[Published], None]
     named: Callable[[Transcript], Transcript]
+    given_up: Callable[[Job], bool] = lambda _job: False
 
     @property
     def state(self) -> Path:
         """Where the results of stages are kept."""
         return self.root / STATE_FOLDER
+
+    def go_on(self, job: Job) -> None:
+        """Keep an attempt that nobody waits for any more from working and writing on.
+
+        Raises:
+            AssetError: TIMEOUT. Nobody will read it.
+        """
+        if self.given_up(job):
+            raise AssetError(ErrorKind.TIMEOUT, "It was given up meanwhile.")
 
     def decode(self, job: Job) -> Audio:
         """The recording's samples.
@@ -137,12 +149,14 @@ def process(job: Job, context: Context) -> Outcome:
         return _failed(outcome, work, Failure.of(error, job.asset.id))
     outcome = dataclasses.replace(
         outcome,
+        **_as_loaded(work),
         state=State.DONE,
         outputs=outputs,
         duration_s=transcript.duration_s,
         speech_s=transcript.provenance.get("speech_s"),
         language=transcript.language,
         notes=tuple(transcript.media.get("notes", ())),
+        suspicions=transcript.suspicions,
     )
     if work.failures:
         # What may pass decides whether there is another attempt today.
@@ -164,6 +178,7 @@ _WITHOUT = {
 def _failed(outcome: Outcome, work: StageWork, failure: Failure) -> Outcome:
     return dataclasses.replace(
         outcome,
+        **_as_loaded(work),
         error_kind=failure.kind,
         error_text=failure.text,
         transient=failure.transient,
@@ -171,6 +186,16 @@ def _failed(outcome: Outcome, work: StageWork, failure: Failure) -> Outcome:
         timings_s=work.clock.timings_s,
         stages=tuple(work.records),
     )
+
+
+def _as_loaded(work: StageWork) -> dict[str, Any]:
+    """What the recognizer works with now: plain values, whatever an engine has put there."""
+    about = work.recognizer.description if work.recognizer is not None else {}
+    batch_size, compute_type = about.get("batch_size"), about.get("compute_type")
+    return {
+        "batch_size": batch_size if isinstance(batch_size, int) else None,
+        "compute_type": compute_type if isinstance(compute_type, str) else None,
+    }
 
 
 def make(work: StageWork) -> Transcript:
@@ -243,6 +268,9 @@ def assemble(
         turns=found.turns if found else (),
         exclusive_turns=found.exclusive_turns if found else (),
         missing=tuple(stage.value for stage in missing),
+        suspicions=suspicions(
+            heard.segments, speech_s=heard.speech_s, last_speech_s=heard.last_speech_s
+        ),
         media={**heard.media, "notes": notes},
         metadata=job.asset.metadata,
         provenance={**provenance, "timings_s": dict(work.clock.timings_s)},
@@ -299,6 +327,7 @@ def publish_all(transcript: Transcript, job: Job, context: Context) -> tuple[Pub
         max_line_count=context.options.max_line_count,
         highlight_words=context.options.highlight_words,
     )
+    context.go_on(job)
     ordered = sorted(set(job.formats) | {"json"}, key=lambda name: (name == "json", name))
     return tuple(
         publish(

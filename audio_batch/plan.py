@@ -14,17 +14,21 @@ from audio_batch.formats import parse_formats
 from audio_batch.journal import JournalEntry
 from audio_batch.manifest import Asset
 from audio_batch.options import (
+    TEMPERATURE_LADDER,
     DecodingOptions,
     RunOptions,
     SpeakerLimits,
     WantedStages,
     joint_fingerprint,
 )
-from audio_batch.outcome import Stage, StageRecord, State
+from audio_batch.outcome import Outcome, Stage, StageRecord, State
 from audio_batch.storage import STATE_FOLDER, PublishedFile
 
 _NAMES_UNKNOWN = "?"
 """Stands in a rendering for names that could not be read."""
+
+_WHISPER = DecodingOptions()
+"""Whose thresholds are Whisper's own."""
 
 _DAMAGE = ("damaged", "truncated")
 """How `audio_batch.media` begins the notes of recordings that `--damaged fail` refuses."""
@@ -50,7 +54,8 @@ class Planned:
     `stages` names what each stage's result must be made of, `kept` holds the results that are.
     `published` is the canonical output to render from; `fresh` says that earlier attempts no
     longer count (`--retry-failed`, `--overwrite`). A `suspect` ran when the program crashed: it
-    comes last and runs alone.
+    comes last and runs alone. A `redo` hears a suspect transcript's recording again, with options
+    that are safer than those asked for, which the fingerprints name all the same.
     """
 
     asset: Asset
@@ -67,6 +72,7 @@ class Planned:
     published: PublishedFile | None = None
     fresh: bool = False
     suspect: bool = False
+    redo: bool = False
     entry: JournalEntry | None = None
 
     @property
@@ -177,15 +183,19 @@ def decide(draft: Planned, entry: JournalEntry | None, options: RunOptions, root
         return dataclasses.replace(draft, fresh=True)
     if not _same(draft):
         return draft
+    if entry.redone and Stage.TRANSCRIBE in draft.kept:
+        # The words that are kept came of a redo, and are told by what they were heard with.
+        draft = dataclasses.replace(draft, decoding=safer(draft.decoding))
     if entry.state is State.DONE:
-        return _of_done(draft, entry, options, root)
+        return _again_if_suspect(_of_done(draft, entry, options, root), entry, options)
     if entry.state is State.INCOMPLETE:
         # The missing stage only; what failed tonight may have been the night's fault.
         return dataclasses.replace(draft, fresh=True)
     if entry.state is State.INTERRUPTED and entry.outputs:
         kept = _of_done(draft, entry, options, root)
         if kept.action is Action.RENDER:
-            return kept
+            # What crashed the program is not tried again while there is a transcript.
+            return _again_if_suspect(kept, entry, options) if entry.deaths == 0 else kept
     if entry.state in (State.FAILED, State.QUARANTINED):
         refused = entry.error_kind in (ErrorKind.MEDIA_LIMIT, ErrorKind.MEDIA_DAMAGED)
         if options.retry_failed or (refused and not _admitted_alike(entry, draft)):
@@ -224,6 +234,74 @@ def _of_done(draft: Planned, entry: JournalEntry, options: RunOptions, root: Pat
     ):
         return dataclasses.replace(draft, action=Action.KEEP)
     return dataclasses.replace(draft, action=Action.RENDER, published=canonical)
+
+
+def _again_if_suspect(kept: Planned, entry: JournalEntry, options: RunOptions) -> Planned:
+    """A redo of what stands, where that is asked for and was not done before."""
+    if kept.action is Action.PROCESS or not options.redo_suspect:
+        return kept
+    if not entry.suspicions or entry.redone or safer(kept.decoding) == kept.decoding:
+        return kept
+    return dataclasses.replace(redo_of(kept), fresh=True)
+
+
+def due_for_redo(planned: Planned, outcome: Outcome, options: RunOptions) -> bool:
+    """Whether a finished attempt is to be followed by a redo (`redo_of`) in the same run."""
+    redone = _same(planned) and not options.overwrite and planned.entry and planned.entry.redone
+    return (
+        options.redo_suspect
+        and outcome.state is State.DONE
+        and bool(outcome.suspicions)
+        and not (planned.redo or redone)
+        and safer(planned.decoding) != planned.decoding
+    )
+
+
+def redo_of(planned: Planned) -> Planned:
+    """The same asset, its words to be heard again by safer decoding; who spoke when is kept.
+
+    What the redo hears takes the place of what stands, even should it be suspect as well: window
+    by window, with fallback, is the better bet. There is no third time.
+    """
+    return dataclasses.replace(
+        planned,
+        action=Action.PROCESS,
+        decoding=safer(planned.decoding),
+        kept={stage: record for stage, record in planned.kept.items() if stage is Stage.DIARIZE},
+        published=None,
+        redo=True,
+    )
+
+
+def safer(decoding: DecodingOptions) -> DecodingOptions:
+    """Whisper's own decoding: window by window, each again at a higher temperature where it fails.
+
+    A window that failed is told by Whisper's thresholds, and spoils none after it. What is said of
+    beams, word times, languages and VAD stays as it was asked for.
+    """
+    return dataclasses.replace(
+        decoding,
+        sequential=True,
+        temperature=TEMPERATURE_LADDER,
+        compression_ratio_threshold=_WHISPER.compression_ratio_threshold,
+        logprob_threshold=_WHISPER.logprob_threshold,
+        no_speech_threshold=_WHISPER.no_speech_threshold,
+        condition_on_previous_text=False,
+    )
+
+
+def stands_all_the_same(outcome: Outcome) -> Outcome:
+    """A redo that failed for good, as its asset goes on: done, by the transcript that it had."""
+    return dataclasses.replace(
+        outcome,
+        state=State.DONE,
+        outputs=(),
+        notes=(f"still suspect, it could not be done again: {outcome.error_text}",),
+        error_kind=None,
+        error_text=None,
+        rendered_only=True,
+        stages=(),
+    )
 
 
 def intact(output: PublishedFile, root: Path) -> bool:

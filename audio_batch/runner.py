@@ -1,13 +1,15 @@
 """The run: select, dispatch, commit, retry.
 
     Runner.run
-      ├─ _load_models            every device's models, before any asset is touched
+      ├─ Crew.load_all           every device's models, before any asset is touched
       └─ loop
-          ├─ _dispatch           while a slot is free: try_lease → journal.start → pool.submit
+          ├─ _dispatch           while a slot is free: choose → try_lease → journal.start → submit
+          ├─ _watch              what takes too long is given up, its device begun anew
           └─ _handle             one message of a worker:
               ├─ started, progress     → event
               ├─ stage done            → journal.finish_stage
-              └─ finished → _commit    → journal.finish → release → event, or again later
+              ├─ finished → _commit    → journal.finish → release → event, or again later
+              └─ died                  → what ran is done again, alone, or set aside
 
 Workers return records; only this thread commits, decides and emits. Failed attempts that may pass
 are done again after a growing delay. Whatever ends the run early, work that is running is waited
@@ -16,27 +18,30 @@ for and committed, unless it is dropped. Nothing here knows what a job does.
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
-import heapq
-import itertools
 import queue
 import random
 import time
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass, replace
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from audio_batch import events
+from audio_batch.backlog import Backlog
 from audio_batch.control import Asker, Inbox, Pause, StopControl, wake_up
-from audio_batch.errors import DeviceError, ErrorKind, SetupError
+from audio_batch.crew import Crew, Loader
+from audio_batch.errors import ErrorKind, SetupError
+from audio_batch.flights import Flight, carried_on, job_of
 from audio_batch.gpu.balancer import Balancer, Lease
+from audio_batch.guards import Guards
 from audio_batch.journal import Journal
 from audio_batch.options import RunOptions
-from audio_batch.outcome import Outcome, Published, RunResult, Stage, StageRecord, State
+from audio_batch.outcome import Outcome, Published, RunResult, StageRecord, State
 from audio_batch.pipeline import Job, source_identity
 from audio_batch.plan import Action, Planned
-from audio_batch.pools import Finished, Pool
+from audio_batch.pools import Death, Finished, Pool
+from audio_batch.tell import Tell
+from audio_batch.watchdog import Expectation, Ticker
 
 _TICK_S = 0.5
 """How often the loop looks at delays and at a grace period; also bounds Ctrl-C on Windows."""
@@ -46,31 +51,20 @@ MAX_RETRY_DELAY_S = 300.0
 MAX_DEVICES_PER_ASSET = 2
 """After so many devices have failed on one asset it is the asset that is suspected."""
 
-
-@dataclass(frozen=True, slots=True)
-class Tell:
-    """What a worker tells while it is at an asset; see `pipeline.Context`."""
-
-    progress: Callable[[events.AssetProgress], None]
-    stage_done: Callable[[StageRecord], None]
-    published: Callable[[Published], None]
+_MAX_TIMEOUTS = 2
+"""An asset that took too long is given one more chance, with a process of its own."""
 
 
-@dataclass(slots=True)
-class _InFlight:
-    """What the runner holds of a job that a worker has."""
-
-    planned: Planned
-    job: Job
-    lease: Lease
-    status_line: str
-    begun_s: float
+MakePool = Callable[[Tell, Callable[[Death], None]], Pool]
+"""Opens the pool of a run: what workers tell, and whom to tell of a process's death. It begins no
+process yet."""
 
 
 class Runner:
-    """Drives one run to its end.
+    """Drives one run to its end. Main thread only.
 
     Args:
+        reserve: a device that takes part only when every other one is out.
         asker: whom to ask after a failure whether to go on; None goes on without asking.
         grace_s: after a scheduler's signal, how long running jobs may take to end.
     """
@@ -82,9 +76,11 @@ class Runner:
         journal: Journal,
         run_id: int,
         balancer: Balancer,
-        pool: Callable[[Tell], Pool],
-        load_models: Callable[[str, Set[Stage]], Sequence[str]],
+        pool: MakePool,
+        loader: Callable[[Pool], Loader],
         emit: Callable[[events.Event], None],
+        guards: Guards | None = None,
+        reserve: str | None = None,
         asker: Asker | None = None,
         grace_s: float = 25.0,
     ) -> None:
@@ -92,21 +88,35 @@ class Runner:
         self._journal = journal
         self._run_id = run_id
         self._balancer = balancer
-        self._load_models_of = load_models
         self._emit = emit
+        self._guards = guards or Guards()
         self._inbox: Inbox = queue.SimpleQueue()
-        self._pool = pool(Tell(self._on_progress, self._on_stage_done, self._on_published))
+        self._given_up: set[tuple[str, int]] = set()
+        tell = Tell(self._on_progress, self._on_stage_done, self._on_published, self._is_given_up)
+        self._pool = pool(tell, lambda death: self._inbox.put(lambda: self._died(death)))
         self._pause = Pause(asker, self._inbox)
         self.stop = StopControl(self._inbox, grace_s)
         self._announced_stop = False
-        self._todo: deque[Planned] = deque()
-        self._later: list[tuple[float, int, Planned]] = []
-        self._ticket = itertools.count()
-        self._in_flight: dict[str, _InFlight] = {}
+        self._draining = False
+        self._in_flight: dict[str, Flight] = {}
         self._positions: dict[str, int] = {}
         self._tries: Counter[str] = Counter()
+        self._timeouts: Counter[str] = Counter()
+        self._deaths: Counter[str] = Counter()
         self._failed_devices: defaultdict[str, set[str]] = defaultdict(set)
+        self._expectation = Expectation()
+        self._backlog = Backlog(self._guards, self._expectation)
+        self._ticker = Ticker()
         self.result = RunResult()
+        self._crew = Crew(
+            balancer,
+            loader(self._pool),
+            max_restarts=options.max_restarts,
+            reserve=reserve,
+            inbox=self._inbox,
+            emit=emit,
+            result=self.result,
+        )
 
     def run(self, todo: Sequence[Planned]) -> RunResult:
         """Do everything in `todo`, in its order.
@@ -116,14 +126,20 @@ class Runner:
                 journal fails. What was running is finished and committed first.
         """
         begun_s = time.monotonic()
-        self._todo.extend(todo)
+        self._backlog.add(*todo)
         self._positions = {item.asset.id: n for n, item in enumerate(todo, 1)}
+        for item in todo:
+            if item.suspect and item.entry is not None:
+                self._deaths[item.asset.id] = item.entry.deaths
         try:
             needed = {
                 stage for item in todo if item.action is Action.PROCESS for stage in item.missing
             }
-            if needed:
-                self._load_models(needed)
+            loaded = self._pool.isolated or needed
+            if loaded and not self._crew.load_all(needed, self.stop):
+                # A library that loads cannot be interrupted, a process can be killed.
+                self.result.dropped = not self._pool.isolated
+                return self.result
             self._loop()
         except BaseException as error:
             self._drain(error)
@@ -131,130 +147,87 @@ class Runner:
         finally:
             self._announce_stop()
             self.result.wall_s = time.monotonic() - begun_s
-            self.result.not_begun = len(self._todo) + len(self._later) + len(self._in_flight)
+            self.result.not_begun = len(self._backlog) + len(self._in_flight)
             stopped = self.stop.requested.is_set()
             self.result.interrupted = stopped and not self.result.stopped_by_failure
-            self.result.dropped = self.result.dropped or bool(self._in_flight)
+            released = (
+                self._pool.drop()
+                if self._in_flight or self.result.dropped
+                else self._pool.close()
+            )
+            self.result.dropped = self.result.dropped or not released
             self._put_back()
-            if not self.result.dropped:
-                self._pool.close()
         return self.result
 
     def _loop(self) -> None:
         while not self.stop.drop:
+            self._watch()
             self._dispatch()
-            ended = self.stop.requested.is_set() or not (self._todo or self._later)
-            if ended and not self._in_flight:
+            ended = self.stop.requested.is_set() or not len(self._backlog)
+            if not self._in_flight and (ended or self._out_of_time()):
                 return
             self._take_message()()
             self._announce_stop()
 
     def _drain(self, error: BaseException) -> None:
         """After an error: let what runs end, and commit what still can be committed."""
+        self._draining = True
         if self._in_flight:
             text = f"{error} {len(self._in_flight)} running are finished first."
             self._emit(events.Notice(text, warning=True))
-        self._later, waiting = [], self._later  # they would only keep the loop awake
         while self._in_flight and not self.stop.drop:
             with contextlib.suppress(SetupError):  # the first error is the one that is told
+                self._watch()
                 self._take_message()()
             self._announce_stop()
-        self._later.extend(waiting)
 
     def _take_message(self) -> Callable[[], None]:
         patience_s = _TICK_S
-        if self._later and not (self.stop.requested.is_set() or self._pause.open):
-            patience_s = min(_TICK_S, max(0.0, self._later[0][0] - time.monotonic()))
+        due_s = self._backlog.due_in_s()
+        if due_s is not None and self._may_begin:
+            patience_s = min(_TICK_S, due_s + 0.001)
         try:
             return self._inbox.get(timeout=patience_s)
         except queue.Empty:
             return wake_up
+
+    @property
+    def _may_begin(self) -> bool:
+        return not (self.stop.requested.is_set() or self._pause.open or self._draining)
 
     def _announce_stop(self) -> None:
         if self.stop.requested.is_set() and not self._announced_stop:
             self._announced_stop = True
             self._emit(events.StopRequested(self.stop.reason, len(self._in_flight)))
 
-    # -- devices --------------------------------------------------------------------------------
-
-    def _load_models(self, needed: Set[Stage]) -> None:
-        """Load every device's models side by side; a device that cannot is taken out.
-
-        A stop leaves at once: nothing has begun, and a library that loads cannot be interrupted.
-        """
-        ids = [load.device.id for load in self._balancer.loads()]
-        executor = concurrent.futures.ThreadPoolExecutor(len(ids), thread_name_prefix="Loader")
-        loading = {device: executor.submit(self._load_models_of, device, needed) for device in ids}
-        waiting = set(loading.values())
-        while waiting:
-            waiting = concurrent.futures.wait(waiting, timeout=_TICK_S).not_done
-            if waiting and self.stop.requested.is_set():
-                executor.shutdown(wait=False)
-                self.result.dropped = True
-                return
-        executor.shutdown()
-        told: set[str] = set()
-        for device, future in loading.items():
-            try:
-                for warning in future.result():
-                    if warning not in told:
-                        self._emit(events.Notice(warning, warning=True))
-                        told.add(warning)
-            except DeviceError as error:
-                self._take_out(device, str(error))
-        if set(self.result.devices_out) == set(ids):
-            raise SetupError(
-                f"No device can run the models: {'; '.join(self.result.devices_out.values())}"
-            )
-
-    def _take_out(self, device: str, reason: str) -> None:
-        self._balancer.take_out(device, reason)
-        self._tell_of_devices()
-
-    def _tell_of_devices(self) -> None:
-        """Say once of each device that it is out; the balancer itself notices a lost GPU."""
-        for load in self._balancer.loads():
-            if load.out_reason is not None and load.device.id not in self.result.devices_out:
-                self.result.devices_out[load.device.id] = load.out_reason
-                self._emit(events.DeviceOut(load.device.id, load.out_reason))
-
-    def _slot_free(self) -> bool:
-        self._tell_of_devices()
-        loads = [load for load in self._balancer.loads() if load.out_reason is None]
-        if not loads:
-            # try_lease explains that no device is left, once nothing runs any more.
-            return not self._in_flight
-        free = any(load.active < load.maximum for load in loads)
-        return free and len(self._in_flight) < self._pool.workers
-
     # -- dispatch -------------------------------------------------------------------------------
 
     def _dispatch(self) -> None:
-        while not self.stop.requested.is_set() and not self._pause.open:
-            self._todo.extend(self._due())
-            if not self._todo or self._must_be_alone() or not self._slot_free():
+        self._crew.tell()
+        while self._may_begin:
+            self._backlog.take_due()
+            if not len(self._backlog) or len(self._in_flight) >= self._pool.workers:
                 return
-            # A GPU may have been lost since _slot_free looked.
-            lease = self._balancer.try_lease()
+            chosen = self._backlog.choose(
+                self._in_flight.values(),
+                self._crew.in_service(),
+                self._failed_devices,
+                isolated=self._pool.isolated,
+            )
+            if chosen is None:
+                return
+            planned, exclude = chosen
+            try:
+                lease = self._balancer.try_lease(exclude=exclude)
+            except SetupError:
+                # What runs on a device that was taken out may still end well.
+                if self._in_flight:
+                    return
+                raise
             if lease is None:
                 return
-            self._begin(self._todo.popleft(), lease)
-
-    def _must_be_alone(self) -> bool:
-        """Whether to wait because of an asset that ran when the program crashed.
-
-        Such an asset runs with nothing beside it, so that another crash convicts or clears it.
-        """
-        if not self._in_flight:
-            return False
-        return self._todo[0].suspect or any(f.planned.suspect for f in self._in_flight.values())
-
-    def _due(self) -> list[Planned]:
-        """Retries whose delay is over."""
-        due = []
-        while self._later and self._later[0][0] <= time.monotonic():
-            due.append(heapq.heappop(self._later)[2])
-        return due
+            self._backlog.remove(planned)
+            self._begin(planned, lease)
 
     def _begin(self, planned: Planned, lease: Lease) -> None:
         asset = planned.asset
@@ -270,40 +243,44 @@ class Runner:
             )
         except BaseException:
             lease.release()
-            self._todo.appendleft(planned)
+            self._backlog.put_back(planned)
             raise
         self._tries[asset.id] += 1
-        job = Job(
-            asset=asset,
-            decoding=planned.decoding,
-            formats=planned.formats,
-            output_name=planned.output_name,
-            source=planned.source,
-            fingerprint=planned.fingerprint,
-            device=lease.device.id,
-            attempt=attempt,
-            position=self._positions[asset.id],
-            total=len(self._positions),
-            stages=planned.stages,
-            limits=planned.limits,
-            kept=planned.kept,
-            suspect=planned.suspect,
-            published=planned.published if planned.action is Action.RENDER else None,
+        position, total = self._positions[asset.id], len(self._positions)
+        job = job_of(planned, lease.device.id, attempt, position, total)
+        now_s = self._now_s()
+        self._in_flight[asset.id] = Flight(
+            planned,
+            job,
+            lease,
+            self._balancer.status_line(),
+            begun_s=now_s,
+            told_s=now_s,
+            duration_s=asset.duration_s,
         )
-        self._in_flight[asset.id] = _InFlight(
-            planned, job, lease, self._balancer.status_line(), time.monotonic()
-        )
+        self._guards.floor.begun(asset.id, self._guards.need_bytes(planned))
         self._pool.submit(
             job,
             started=lambda job, worker: self._inbox.put(lambda: self._started(job, worker)),
             finished=lambda finished: self._inbox.put(lambda: self._finished(finished)),
         )
 
+    def _now_s(self) -> float:
+        return self._ticker.awake_s(time.monotonic())
+
+    def _out_of_time(self) -> bool:
+        if not self._backlog.nothing_fits(self._crew.in_service()):
+            return False
+        self.result.out_of_time = True
+        text = f"The time is up: {len(self._backlog)} assets are left for the next run."
+        self._emit(events.Notice(text, warning=True))
+        return True
+
     # -- messages of workers --------------------------------------------------------------------
 
     def _on_progress(self, event: events.AssetProgress) -> None:
         """Called in a worker."""
-        self._inbox.put(lambda: self._emit(event))
+        self._inbox.put(lambda: self._progressed(event))
 
     def _on_stage_done(self, record: StageRecord) -> None:
         """Called in a worker."""
@@ -313,8 +290,20 @@ class Runner:
         """Called in a worker."""
         self._inbox.put(lambda: self._journal.publish_early(published))
 
+    def _is_given_up(self, job: Job) -> bool:
+        """Called in a worker."""
+        return (job.asset.id, job.attempt) in self._given_up
+
+    def _progressed(self, event: events.AssetProgress) -> None:
+        flight = self._in_flight.get(event.asset_id)
+        if flight is not None:
+            flight.told(event, self._now_s())
+            self._emit(event)
+
     def _started(self, job: Job, worker: str) -> None:
-        flight = self._in_flight[job.asset.id]
+        flight = self._in_flight.get(job.asset.id)
+        if flight is None or flight.job is not job:
+            return
         self._emit(
             events.AssetStarted(
                 asset_id=job.asset.id,
@@ -330,29 +319,150 @@ class Runner:
         )
 
     def _finished(self, finished: Finished) -> None:
-        flight = self._in_flight.pop(finished.job.asset.id)
+        flight = self._in_flight.get(finished.job.asset.id)
+        if flight is None or flight.job is not finished.job:
+            return  # it was given up in the very moment
+        self._end(flight, finished.outcome, finished.worker)
+
+    def _end(self, flight: Flight, outcome: Outcome, worker: str = "Main") -> None:
+        """A job has ended, however."""
+        del self._in_flight[flight.job.asset.id]
+        self._guards.floor.ended(flight.job.asset.id)
         try:
-            self._commit(flight, finished.outcome, finished.worker)
+            self._commit(flight, outcome, worker)
         finally:
             flight.lease.release()
 
-    def _commit(self, flight: _InFlight, outcome: Outcome, worker: str) -> None:
-        job, planned = flight.job, flight.planned
-        # Another attempt goes on from here.
-        done = {record.stage: record for record in outcome.stages}
-        kept = {**planned.kept, **done}
-        if Stage.TRANSCRIBE in done and Stage.ALIGN not in done:
-            kept.pop(Stage.ALIGN, None)  # the times of other words
-        planned = replace(planned, kept=kept)
+    # -- what went wrong with a worker ------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """Give up what takes too long or does not move."""
+        now_s = self._now_s()
+        for flight in list(self._in_flight.values()):
+            device = flight.job.device
+            duration_s = flight.duration_s
+            budget_s = self._guards.watch.budget_s(
+                duration_s,
+                self._expectation.expected_s(device, duration_s),
+                on_cuda=flight.lease.device.kind == "cuda",
+            )
+            verdict = self._guards.watch.verdict(flight.begun_s, flight.told_s, now_s, budget_s)
+            if verdict is not None and flight.job.asset.id in self._in_flight:
+                quiet_s = now_s - flight.told_s
+                took_s = now_s - flight.begun_s
+                at = f" (at {flight.stage})" if flight.stage else ""
+                text = (
+                    f"It was given up after {took_s:.0f} s{at}: it has told nothing for "
+                    f"{quiet_s:.0f} s (--stall-timeout)."
+                    if verdict == "stalled"
+                    else f"It was given up after {took_s:.0f} s{at} (--timeout)."
+                )
+                self._give_up(flight, text)
+
+    def _give_up(self, flight: Flight, text: str) -> None:
+        asset_id, device = flight.job.asset.id, flight.job.device
+        self._given_up.add((asset_id, flight.job.attempt))
+        others = self._pool.give_up(flight.job)
+        self._timeouts[asset_id] += 1
+        self._failed_devices[asset_id].add(device)
+        again = self._timeouts[asset_id] < min(_MAX_TIMEOUTS, self._options.max_attempts)
+        # What hangs may hang its device: it goes on alone, and last.
+        flight.planned = replace(flight.planned, suspect=True)
+        self._end(
+            flight,
+            flight.outcome(
+                State.FAILED, error_kind=ErrorKind.TIMEOUT, error_text=text, transient=again
+            ),
+        )
+        for job in others:
+            self._requeue(self._in_flight[job.asset.id])
+        if self._pool.isolated:
+            self._crew.strike(device, "an asset that hung", [asset_id])
+
+    def _requeue(self, flight: Flight) -> None:
+        """Put back what ended through no fault of its own: this attempt does not count."""
+        self._tries[flight.job.asset.id] -= 1
+        self._backlog.put_back(flight.planned)
+        del self._in_flight[flight.job.asset.id]
+        self._guards.floor.ended(flight.job.asset.id)
+        flight.lease.release()
+        self._journal.finish(flight.outcome(State.INTERRUPTED), counts=False)
+
+    def _died(self, death: Death) -> None:
+        """The process of a device has ended by itself."""
+        flights = self._in_flight
+        for job in death.waiting:
+            if job.asset.id in flights and flights[job.asset.id].job is job:
+                self._requeue(flights[job.asset.id])
+        ran = [
+            flights[job.asset.id]
+            for job in death.running
+            if job.asset.id in flights and flights[job.asset.id].job is job
+        ]
+        if any(x.device.id == death.device and x.held for x in self._balancer.loads()):
+            return  # a job that was on its way when the process died
+        told = f": {death.evidence}" if death.evidence else ""
+        text = f"The process of {death.device} died by {death.how}{told}."
+        if ran:
+            text += f" {len(ran)} at work there are done again, one at a time."
+        self._emit(events.Notice(text, warning=True))
+        convicted = [self._end_of_dead(flight, death, alone=len(ran) == 1) for flight in ran]
+        assets = [flight.job.asset.id for flight in ran]
+        self._crew.strike(death.device, death.how, assets, counts=not any(convicted))
+
+    def _end_of_dead(self, flight: Flight, death: Death, *, alone: bool) -> bool:
+        """Do it again with nothing beside it, or set it aside; whether it is set aside."""
+        asset_id = flight.job.asset.id
+        self._deaths[asset_id] += 1
+        self._failed_devices[asset_id].add(death.device)
+        at = f" during {flight.stage}" if flight.stage else ""
+        text = f"It ended its worker process by {death.how}{at} on {death.device}"
+        if death.evidence:
+            text += f": {death.evidence}"
+        if death.log is not None:
+            text += f" (more in {death.log.name})"
+        if alone and self._deaths[asset_id] >= self._options.max_attempts:
+            self._crew.convict(asset_id)
+            times = f"{text}, for the {self._deaths[asset_id]}. time. It is set aside; "
+            outcome = flight.outcome(
+                State.QUARANTINED,
+                error_kind=ErrorKind.WORKER_DIED,
+                error_text=f"{times}--retry-failed tries it again.",
+                died=True,
+            )
+            self._end(flight, outcome)
+            return True
+        outcome = flight.outcome(
+            State.INTERRUPTED, error_kind=ErrorKind.WORKER_DIED, error_text=f"{text}.", died=True
+        )
+        self._backlog.add(replace(flight.planned, suspect=True))
+        del self._in_flight[asset_id]
+        self._guards.floor.ended(asset_id)
+        flight.lease.release()
+        self._journal.finish(outcome)
+        self._tell_finished(flight, outcome, "Main", again_in_s=0.0)
+        return False
+
+    # -- outcomes ---------------------------------------------------------------------------------
+
+    def _commit(self, flight: Flight, outcome: Outcome, worker: str) -> None:
+        job = flight.job
+        planned = carried_on(flight.planned, outcome)
         if outcome.error_kind is ErrorKind.DISK_FULL:
-            self._todo.appendleft(planned)
+            self._backlog.put_back(planned)
             self._journal.finish(replace(outcome, state=State.INTERRUPTED), counts=False)
             raise SetupError(outcome.error_text or "The disk is full.")
         if outcome.device_failed and self._is_the_devices_fault(job, outcome):
             # Last in line: should it be the asset after all, the others have been done by then.
-            self._todo.append(planned)
+            self._backlog.add(planned)
             self._journal.finish(replace(outcome, state=State.INTERRUPTED), counts=False)
-            self._take_out(job.device, outcome.error_text or "it failed")
+            self._device_failed(flight, outcome.error_text or "it failed")
+            self._tell_finished(flight, outcome, worker, again_in_s=0.0)
+            return
+        if outcome.error_kind is ErrorKind.OUT_OF_MEMORY and self._eased(outcome):
+            self._backlog.put_back(planned)
+            self._tries[job.asset.id] -= 1
+            self._journal.finish(replace(outcome, state=State.INTERRUPTED), counts=False)
             self._tell_finished(flight, outcome, worker, again_in_s=0.0)
             return
         delay_s = self._retry_delay_s(job, outcome)
@@ -365,16 +475,56 @@ class Runner:
             if outcome.error_kind is ErrorKind.INPUT_CHANGED:
                 source = source_identity(planned.asset.path)
                 planned = replace(planned, source=source, kept={})
-            again = (time.monotonic() + delay_s, next(self._ticket), planned)
-            heapq.heappush(self._later, again)
+            self._backlog.add_later(planned, delay_s)
         else:
-            self.result.count(outcome, time.monotonic() - flight.begun_s)
+            self._count(flight, outcome)
         self._tell_finished(flight, outcome, worker, again_in_s=delay_s)
         if outcome.state in (State.FAILED, State.INCOMPLETE) and not pending:
             self._after_failure()
 
+    def _count(self, flight: Flight, outcome: Outcome) -> None:
+        """An outcome stands: learn from it, and count it."""
+        wall_s = self._now_s() - flight.begun_s
+        self.result.count(outcome, wall_s)
+        if outcome.state is not State.DONE or outcome.rendered_only:
+            return
+        self._crew.finished(outcome.device)
+        if outcome.duration_s is not None and not flight.planned.kept:
+            self._expectation.observe(outcome.device, outcome.duration_s, wall_s)
+        if self._guards.ladder is not None:
+            self._guards.ladder.worked(outcome.device, outcome)
+
+    def _eased(self, outcome: Outcome) -> bool:
+        """Whether the device has been given less to do at once, so that another try makes sense."""
+        if self._guards.ladder is None:
+            return False
+        device = outcome.device
+        idle = all(other.job.device != device for other in self._in_flight.values())
+        step = self._guards.ladder.ease(device, outcome, idle=idle)
+        if step is None:
+            return False
+        sentence, load_anew = step
+        self._emit(events.Notice(sentence, warning=True))
+        if load_anew:
+            self._crew.begin_anew(device)
+        return True
+
+    def _device_failed(self, flight: Flight, reason: str) -> None:
+        """A CUDA context that is lost comes back with a new process; a thread has none to lose."""
+        device = flight.job.device
+        if not self._pool.isolated:
+            self._crew.take_out(device, reason)
+            return
+        if any(x.device.id == device and x.held for x in self._balancer.loads()):
+            return  # a neighbour in the same process, which is being begun anew
+        self._emit(events.Notice(f"{device} failed: {reason}", warning=True))
+        for other in [f for f in self._in_flight.values() if f.job.device == device]:
+            self._pool.give_up(other.job)
+            self._requeue(other)
+        self._crew.strike(device, reason, [flight.job.asset.id])
+
     def _tell_finished(
-        self, flight: _InFlight, outcome: Outcome, worker: str, *, again_in_s: float | None
+        self, flight: Flight, outcome: Outcome, worker: str, *, again_in_s: float | None
     ) -> None:
         self._emit(
             events.AssetFinished(
@@ -383,7 +533,7 @@ class Runner:
                 total=flight.job.total,
                 worker=worker,
                 outcome=outcome,
-                wall_s=time.monotonic() - flight.begun_s,
+                wall_s=self._now_s() - flight.begun_s,
                 will_retry_in_s=again_in_s,
             )
         )
@@ -408,7 +558,7 @@ class Runner:
             return
         if self._options.fail_fast:
             self._answered(go_on=False)
-        elif self._todo or self._later:
+        elif len(self._backlog):
             self._pause.ask(self._answered)
 
     def _answered(self, go_on: bool) -> None:
@@ -420,12 +570,5 @@ class Runner:
     def _put_back(self) -> None:
         """Journal what a dropped run still had in hand as interrupted, uncounted."""
         for flight in self._in_flight.values():
-            outcome = Outcome(
-                asset_id=flight.job.asset.id,
-                state=State.INTERRUPTED,
-                fingerprint=flight.job.fingerprint,
-                device=flight.job.device,
-                rendered_only=flight.job.published is not None,
-            )
             with contextlib.suppress(SetupError):  # it stays `running`: debris for the next run
-                self._journal.finish(outcome, counts=False)
+                self._journal.finish(flight.outcome(State.INTERRUPTED), counts=False)

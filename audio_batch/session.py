@@ -8,44 +8,56 @@ Nothing is written below the output folder while there is nothing to do.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from audio_batch import __version__, events, models, summary
-from audio_batch.assembly import Fleet, build_options, open_fleet
+from audio_batch import __version__, events, host_memory, manners, models, summary
+from audio_batch.assembly import Fleet, build_options, is_isolated, open_fleet
 from audio_batch.config import Settings
 from audio_batch.control import Asker
+from audio_batch.crew import Loader
 from audio_batch.engines.base import Diarizer
 from audio_batch.errors import AudioBatchError, DeviceError, ExitCode, SetupError, UsageError
+from audio_batch.guards import Guards
 from audio_batch.journal import Journal
-from audio_batch.lifetime import crash_report, leave, signals_to
+from audio_batch.lifetime import crash_report, interruptible, leave, signals_to
 from audio_batch.lineup import Lineup, find_lineup
 from audio_batch.loading import LoadedModels
 from audio_batch.manifest import Asset, Manifest
-from audio_batch.media import MediaLimits, decode
 from audio_batch.naming import OutputNamer
 from audio_batch.options import RunOptions
 from audio_batch.outcome import RunResult
-from audio_batch.pipeline import Context, process, source_identity
+from audio_batch.pipeline import source_identity
+from audio_batch.places import Places
 from audio_batch.plan import Action, Planned, plan
-from audio_batch.pools import ThreadPool
+from audio_batch.pools import Death, Pool, ThreadPool
+from audio_batch.pools.processes import ProcessPool
 from audio_batch.preflight import PreflightRequest, before_run
+from audio_batch.remembered import Remembered
 from audio_batch.reporters import Reporter, Steady
 from audio_batch.request import DEFAULT_OUTPUT, Request, choose, read_manifest
-from audio_batch.runner import Runner, Tell
+from audio_batch.runner import MakePool, Runner
 from audio_batch.storage import OutputFolder
 from audio_batch.survey import Survey
+from audio_batch.tell import Tell
 from audio_batch.text import redact
+from audio_batch.time_limits import TimeLimit
 from audio_batch.voices import names
 from audio_batch.voices.folder import settle as settle_linking
-from audio_batch.voices.known import KnownVoices, know, naming_key
+from audio_batch.voices.known import naming_key
 from audio_batch.voices.memory import Memory, recall
+from audio_batch.watchdog import Watch
+from audio_batch.workplace import Recipe
 
 if TYPE_CHECKING:
     from audio_batch.voices.enrolment import Enrolment
+
+
+_USUAL_BATCH = 8
+"""Windows in a batch, where the engine is left to choose: for the estimate of memory."""
 
 
 class Interface:
@@ -75,8 +87,15 @@ def execute(request: Request, interface: Interface) -> ExitCode:
         AudioBatchError: whatever keeps the run from beginning or going on.
     """
     settings = request.settings
+    time = TimeLimit.of_flags(settings.until, settings.max_runtime)
+    Watch.of_flags(settings.timeout, settings.stall_timeout)  # a slip is told at once
+    if settings.min_free_ram is not None:
+        host_memory.parse_size_bytes(settings.min_free_ram, "--min-free-ram")
+    for warning in manners.apply(settings.nice, settings.ionice):
+        interface.notice(warning, warning=True)
     folder = OutputFolder((settings.output_dir or DEFAULT_OUTPUT).absolute())
     with ExitStack() as stack:
+        stack.enter_context(interruptible())
         known = folder.state.is_dir()
         if known:  # before a long manifest is read: who comes second shall know at once
             stack.enter_context(folder.locked())
@@ -93,9 +112,7 @@ def execute(request: Request, interface: Interface) -> ExitCode:
         journal = Journal(folder.journal_path)
         stack.callback(journal.close)
         _settle(folder, journal, interface)
-        night = _Night(
-            request, interface, folder, journal, options, lineup, manifest, assets, RunResult()
-        )
+        night = _Night(request, interface, folder, journal, options, lineup, manifest, assets, time)
         night.people = read_people(settings, lineup)
         night.given = _read_names(folder, interface, linking=bool(settings.link_speakers))
         try:
@@ -122,7 +139,8 @@ class _Night:
     lineup: Lineup
     manifest: Manifest
     assets: list[Asset]
-    result: RunResult
+    time: TimeLimit
+    result: RunResult = field(default_factory=RunResult)
     people: Enrolment | None = None
     given: Mapping[str, str] | None = field(default_factory=dict)
     run_id: int | None = None
@@ -210,17 +228,19 @@ class _Night:
         """Drive the runner, with its reporter and the signals, to its end."""
         survey = Survey([item.asset for item in todo if item.action is Action.PROCESS])
         reporter = Steady(self.interface.reporter(fleet, survey))
-        loaded = LoadedModels(self.options, self.lineup, fleet)
-        known = self.known_voices(fleet, loaded)
         assert self.run_id is not None
+        places = Places(self.options, self.lineup, fleet, Remembered.load())
+        make_pool, loader = self.workers(fleet, places)
         runner = Runner(
             options=self.options,
             journal=self.journal,
             run_id=self.run_id,
             balancer=fleet.balancer,
-            pool=lambda tell: self.pool(fleet, loaded, known, tell),
-            load_models=loaded.load,
+            pool=make_pool,
+            loader=loader,
             emit=reporter.handle,
+            guards=self.guards(fleet, places, reporter),
+            reserve=fleet.reserve.id if fleet.reserve else None,
             asker=self.interface.asker(),
         )
         self.result = runner.result
@@ -232,34 +252,72 @@ class _Night:
             survey.stop()
             reporter.close()
 
-    def pool(
-        self, fleet: Fleet, loaded: LoadedModels, known: KnownVoices, tell: Tell
-    ) -> ThreadPool:
-        """The workers of this run."""
-        context = Context(
+    def workers(self, fleet: Fleet, places: Places) -> tuple[MakePool, Callable[[Pool], Loader]]:
+        """How this run's pool is opened, and what loads the models for it."""
+        recipe = Recipe(
             root=self.folder.root,
             options=self.options,
-            model_name=self.lineup.model.name,
-            model_identity=self.lineup.model.identity,
-            models=loaded,
-            limits=MediaLimits(max_duration_s=self.options.max_duration_s),
-            progress=tell.progress,
-            stage_done=tell.stage_done,
-            published=tell.published,
-            named=known.named,
+            lineup=self.lineup,
+            remembered=self._remembered(),
+            given=self.given or {},
+            people=self.people,
+            threshold=self.request.settings.speaker_threshold,
         )
-        return ThreadPool(lambda job: process(job, context), fleet.workers)
+        if is_isolated(self.options, fleet.devices):
+            logs = self.folder.state / "workers"
 
-    def known_voices(self, fleet: Fleet, loaded: LoadedModels) -> KnownVoices:
-        """What is known of voices; enrolled clips are listened to on the first device that can."""
-        limits = MediaLimits(max_duration_s=self.options.max_duration_s)
-        return know(
-            self._remembered(),
-            self.given or {},
-            self.people,
-            self.request.settings.speaker_threshold,
-            lambda: _first_diarizer(fleet, loaded),
-            lambda clip: decode(clip, limits).samples,
+            def processes(tell: Tell, died: Callable[[Death], None]) -> Pool:
+                return ProcessPool(
+                    recipe,
+                    place_of=places.place,
+                    workers=fleet.workers,
+                    logs=logs,
+                    tell=tell,
+                    died=died,
+                )
+
+            return processes, lambda pool: cast("ProcessPool", pool)
+        loaded = LoadedModels(self.options, self.lineup, places.place)
+        in_threads: Loader = loaded
+        known = recipe.known_voices(lambda: _first_diarizer(fleet, loaded))
+
+        def threads(tell: Tell, _died: Callable[[Death], None]) -> Pool:
+            return ThreadPool(recipe.work(loaded, known, tell), fleet.workers)
+
+        return threads, lambda _pool: in_threads
+
+    def guards(self, fleet: Fleet, places: Places, reporter: Reporter) -> Guards:
+        """The limits of this run.
+
+        Raises:
+            UsageError: a flag cannot be understood.
+        """
+        settings = self.request.settings
+        on_cpu = any(device.kind == "cpu" for device in fleet.devices)
+        diarize = self.lineup.diarizer is not None
+        batch_sizes = [places.rung(device.id).batch_size for device in fleet.devices]
+
+        def need(planned: Planned) -> int:
+            if planned.action is not Action.PROCESS:
+                return 0
+            return host_memory.need_bytes(
+                planned.asset.duration_s,
+                batch_size=max(size or _USUAL_BATCH for size in batch_sizes),
+                diarize=diarize,
+                on_cpu=on_cpu,
+            )
+
+        floor = host_memory.DEFAULT_FLOOR_BYTES
+        if settings.min_free_ram is not None:
+            floor = host_memory.parse_size_bytes(settings.min_free_ram, "--min-free-ram")
+        return Guards(
+            watch=Watch.of_flags(settings.timeout, settings.stall_timeout),
+            time=self.time,
+            floor=host_memory.MemoryFloor(
+                floor, lambda text: reporter.handle(events.Notice(text, warning=True))
+            ),
+            need_bytes=need,
+            ladder=places,
         )
 
     def _remembered(self) -> Memory:
@@ -322,6 +380,8 @@ class _Night:
             todo_ids={item.asset.id for item in todo},
             result=self.result,
         )
+        if self.options.fail_on_degraded and self.result.devices_out and not outcome.exit_code:
+            outcome.exit_code = ExitCode.SOME_FAILED
         if error is not None:
             outcome.exit_code = getattr(error, "exit_code", ExitCode.INTERNAL)
             outcome.error = redact(str(error))

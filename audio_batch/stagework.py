@@ -22,6 +22,7 @@ from audio_batch.stages import Aligned, Diarized, Transcribed
 from audio_batch.text import redact
 
 if TYPE_CHECKING:
+    from audio_batch.engines.base import Recognizer
     from audio_batch.media import Audio
     from audio_batch.pipeline import Context, Job
 
@@ -79,13 +80,17 @@ class Failure:
 
 @dataclass(slots=True)
 class StageWork:
-    """One attempt's stages. `records` are those done, `failures` the later stages that failed."""
+    """One attempt's stages. `records` are those done, `failures` the later stages that failed.
+
+    `recognizer` is what heard the words, None where they were kept.
+    """
 
     job: Job
     context: Context
     clock: StageClock
     records: list[StageRecord] = field(default_factory=list)
     failures: dict[Stage, Failure] = field(default_factory=dict)
+    recognizer: Recognizer | None = None
     _audio: Audio | None = None
 
     def words(self) -> Transcribed:
@@ -137,8 +142,10 @@ class StageWork:
         return result
 
     def _do(self, stage: Stage, work: Callable[[], _Result]) -> _Result:
+        self._tell(stage, "", 0.0)
         with self.clock.stage(stage.value):
             result = work()
+        self.context.go_on(self.job)
         record = stages.keep(
             self.context.state,
             result,
@@ -166,7 +173,7 @@ class StageWork:
         try:
             return self._do(stage, work)
         except Exception as error:
-            if isinstance(error, AssetError) and error.kind in _OF_THE_DISK:
+            if isinstance(error, AssetError) and error.kind in _NO_STAGES_FAULT:
                 raise
             failure = Failure.of(error, f"{self.job.asset.id} ({stage})")
             # The words can still be had on this device; if not, the next recording tells.
@@ -183,7 +190,7 @@ class StageWork:
         return self._audio
 
     def _transcribe(self) -> Transcribed:
-        recognizer = self.context.models.recognizer(self.job.device)
+        recognizer = self.recognizer = self.context.models.recognizer(self.job.device)
         recognizer.check(self.job.decoding)
         audio = self.audio()
         heard = recognizer.transcribe(
@@ -246,6 +253,7 @@ class StageWork:
 
     def _tell(self, stage: Stage, step: str, share: float) -> None:
         """Tell how far the stage has come, and how far the asset, each stage counting alike."""
+        self.context.go_on(self.job)
         # Those before this one have been read or done, those after it may still be read.
         todo = [s for s in Stage if s in self.job.stages and s not in self.job.kept]
         before = todo.index(stage) if stage in todo else 0
@@ -256,9 +264,9 @@ class StageWork:
                 stage=f"{stage}: {step}" if step else stage.value,
                 share=min(1.0, max(0.0, share)),
                 asset_share=min(1.0, max(0.0, (before + share) / max(1, len(todo)))),
-                duration_s=self.audio().duration_s,
+                duration_s=self._audio.duration_s if self._audio else 0.0,
             )
         )
 
 
-_OF_THE_DISK = (ErrorKind.DISK_FULL, ErrorKind.OUTPUT)
+_NO_STAGES_FAULT = (ErrorKind.DISK_FULL, ErrorKind.OUTPUT, ErrorKind.TIMEOUT)

@@ -1,8 +1,9 @@
 """Files that are whole or not there: atomic publication, the output folder, its lock.
 
-The order is the contract: write to a temporary name in the target's folder, check the size, fsync,
-rename, fsync the folder. The caller journals afterwards. On Windows a folder cannot be fsynced;
-NTFS orders the rename by its own journal, which is the twin of that step.
+The order is the contract: write to a temporary name in the target's folder, fsync, check the size,
+rename, fsync the folder, and once each folder above it up to the output folder. The caller journals
+afterwards. On Windows a folder cannot be fsynced; NTFS orders the rename by its own journal, which
+is the twin of that step.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def publish(root: Path, relative: PurePosixPath, data: bytes, *, format_name: st
     target = contained(root, relative)
     temporary = target.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(6)}"
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent, root.resolve())
         _write_synced(temporary, data)
         temporary.replace(target)
         sync_folder(target.parent)
@@ -104,19 +105,41 @@ def _write_synced(path: Path, data: bytes) -> None:
         raise OSError(errno.EIO, f"{written} of {len(data)} bytes were written")
 
 
+_durable: set[Path] = set()
+"""Folders whose own entries this process has synced, so that it is done once for each."""
+
+
+def make_folder(folder: Path, root: Path) -> None:
+    """Make `folder` below `root`, where it is not there, so that it outlives a power failure.
+
+    What a killed process made may not be on the disk yet: each process syncs for itself.
+    """
+    if folder in _durable and folder.is_dir():
+        return
+    above = (folder, *folder.parents)
+    missing = {place for place in above if not place.exists()}
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in above:
+        if place.is_relative_to(root) or place in missing:
+            sync_folder(place.parent)
+    _durable.add(folder)
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename in `folder` durable (POSIX; on Windows there is no such call)."""
     if os.name == "nt":
         return
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
     except OSError as error:
-        # Some network and FUSE file systems cannot sync a folder and say so with these.
+        # Some network and FUSE file systems cannot sync a folder and say so with these; and one
+        # that may be written to but not listed cannot be opened.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF):
             raise
-    finally:
-        os.close(descriptor)
 
 
 def output_error(error: OSError, target: Path) -> AssetError:
@@ -157,7 +180,7 @@ class OutputFolder:
             SetupError: it cannot be made or written to.
         """
         try:
-            self.state.mkdir(parents=True, exist_ok=True)
+            make_folder(self.state, self.root)
             probe = self.state / f"{TEMPORARY_PREFIX}{os.getpid()}-probe"
             probe.write_bytes(b"")
             probe.unlink()
@@ -193,15 +216,20 @@ class OutputFolder:
         finally:
             lock.release()
 
-    def sweep(self) -> int:
-        """Remove temporary files that a killed run left; to be called with the lock held."""
-        count = 0
+    def leftovers(self) -> Iterator[Path]:
+        """Temporary files that a killed run left; to be called with the lock held."""
         for folder, _, names in os.walk(self.root):
             for name in names:
                 if name.startswith(TEMPORARY_PREFIX):
-                    with contextlib.suppress(OSError):
-                        Path(folder, name).unlink()
-                        count += 1
+                    yield Path(folder, name)
+
+    def sweep(self) -> int:
+        """Remove the leftovers of a killed run; to be called with the lock held."""
+        count = 0
+        for path in self.leftovers():
+            with contextlib.suppress(OSError):
+                path.unlink()
+                count += 1
         return count
 
     def require(self) -> None:

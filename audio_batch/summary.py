@@ -29,8 +29,10 @@ class Summary:
     """One run over its selected assets: this run's work and the state of the whole.
 
     `skipped` assets of the manifest were not selected; `done_before` and `failed_before` were
-    settled by earlier runs; incomplete assets count as failed; `error` is what ended the run before
-    its time. `audio_s`, `wall_s` and `rtfx` (audio seconds per wall second) are this run's alone.
+    settled by earlier runs; incomplete assets count as failed; `suspect` lists transcripts that may
+    not be the whole truth, which changes neither their state nor the exit code; `error` is what
+    ended the run before its time. `audio_s`, `wall_s` and `rtfx` (audio seconds per wall second)
+    are this run's alone.
     """
 
     manifest: str
@@ -49,6 +51,7 @@ class Summary:
     error: str | None = None
     failures: list[dict[str, Any]] = field(default_factory=list)
     noted: list[dict[str, Any]] = field(default_factory=list)
+    suspect: list[dict[str, Any]] = field(default_factory=list)
     devices: dict[str, DeviceShare] = field(default_factory=dict)
     devices_out: dict[str, str] = field(default_factory=dict)
 
@@ -86,6 +89,7 @@ class Summary:
             "rtfx": self.rtfx,
             "failures": self.failures,
             "noted": self.noted,
+            "suspect": self.suspect,
             "devices": {
                 name: {
                     "assets": share.assets,
@@ -150,6 +154,15 @@ def _count(summary: Summary, entry: JournalEntry, now: bool) -> None:
             summary.noted.append(
                 {"id": entry.asset_id, "name": entry.name, "notes": list(entry.notes)}
             )
+        if entry.suspicions:
+            summary.suspect.append(
+                {
+                    "id": entry.asset_id,
+                    "name": entry.name,
+                    "suspicions": list(entry.suspicions),
+                    "redone": entry.redone,
+                }
+            )
     elif entry.state in (State.FAILED, State.INCOMPLETE, State.QUARANTINED):
         summary.not_done -= 1
         if now:
@@ -169,7 +182,7 @@ def _count(summary: Summary, entry: JournalEntry, now: bool) -> None:
 
 
 def _exit_code(summary: Summary, result: RunResult) -> ExitCode:
-    if result.interrupted and summary.not_done:
+    if (result.interrupted or result.out_of_time) and summary.not_done:
         return ExitCode.INTERRUPTED
     if summary.failed or summary.failed_before or summary.not_done:
         return ExitCode.SOME_FAILED
@@ -185,9 +198,10 @@ def write(summary: Summary, path: Path) -> None:
 def line(summary: Summary) -> str:
     """The run's end in a line, for logs."""
     failed = summary.failed + summary.failed_before
+    suspect = f"{len(summary.suspect)} suspect, " if summary.suspect else ""
     return (
         f"Finished with exit code {summary.exit_code}: {summary.done} done now, "
-        f"{summary.done_before} before, {failed} failed, {summary.not_done} not done; "
+        f"{summary.done_before} before, {failed} failed, {suspect}{summary.not_done} not done; "
         f"{clock(summary.audio_s)} of audio in {clock(summary.wall_s)}"
     )
 
@@ -201,6 +215,7 @@ def show(summary: Summary, console: Console) -> None:
         ("done now", summary.done - summary.rendered),
         ("written again", summary.rendered),
         ("done before", summary.done_before),
+        ("of these suspect", len(summary.suspect)),
         ("failed", summary.failed + summary.failed_before - summary.incomplete),
         ("incomplete", summary.incomplete),
         ("not done yet", summary.not_done),
@@ -228,8 +243,25 @@ def show(summary: Summary, console: Console) -> None:
     for noted in summary.noted[:SHOWN_FAILURES]:
         text = f"note: {noted['name']} ({noted['id']}): {'; '.join(noted['notes'])}"
         console.print(escape(for_terminal(text)), style="yellow", highlight=False, soft_wrap=True)
+    _show_suspects(summary, console)
     if summary.failed_before:
         console.print(
             f"Left as they were, failed in an earlier run: {summary.failed_before}; "
             "--retry-failed tries them again."
+        )
+
+
+def _show_suspects(summary: Summary, console: Console) -> None:
+    for one in summary.suspect[:SHOWN_FAILURES]:
+        again = ", though done again" if one["redone"] else ""
+        text = f"suspect{again}: {one['name']} ({one['id']}): {'; '.join(one['suspicions'])}"
+        console.print(escape(for_terminal(text)), style="yellow", highlight=False, soft_wrap=True)
+    if len(summary.suspect) > SHOWN_FAILURES:
+        more = len(summary.suspect) - SHOWN_FAILURES
+        console.print(f"and {more} more suspect transcripts; see summary.json", style="yellow")
+    first_time = sum(not one["redone"] for one in summary.suspect)
+    if first_time:
+        console.print(
+            f"Perhaps not the whole truth: {first_time}; --redo-suspect does them again, once, "
+            "window by window."
         )

@@ -2,31 +2,46 @@
 
 Names, transcripts and library messages are untrusted: they can hold terminal escapes, line breaks
 that forge a log line, bidirectional overrides that reorder what a reader sees, halves of surrogate
-pairs that no encoder takes, and secrets. All functions here are pure and run in any thread.
+pairs that no encoder takes, and secrets. All functions here run in any thread; `redact` looks at
+the environment and at what `keep_secret` was told, the others are pure.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import re
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
 
 _LINE_BREAKS_AND_TABS = (*range(0x09, 0x0E), *range(0x1C, 0x1F), 0x85, 0x2028, 0x2029)
 _BIDI_MARKS = (0x061C, 0x200E, 0x200F)
 _BIDI_EMBEDDINGS = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
+# Two names that look alike must not differ by these. The joiners (ZWJ, ZWNJ) stay: emoji, Persian
+# and the scripts of India are written with them.
+_UNSEEN = (
+    *(0x00AD, 0x180E, 0x200B, 0xFEFF),
+    *range(0x2060, 0x2065),
+    *range(0x206A, 0x2070),
+    *range(0xFFF9, 0xFFFC),
+    *range(0xE0000, 0xE0080),
+)
 
 _FOR_DOCUMENT: dict[int, str | None] = {
     **dict.fromkeys((*range(0x20), *range(0x7F, 0xA0), *_BIDI_EMBEDDINGS)),
     **dict.fromkeys(_LINE_BREAKS_AND_TABS, " "),
     **dict.fromkeys(range(0xD800, 0xE000), "\N{REPLACEMENT CHARACTER}"),
 }
-_FOR_TERMINAL = {**_FOR_DOCUMENT, **dict.fromkeys(_BIDI_MARKS)}
+_FOR_TERMINAL = {**_FOR_DOCUMENT, **dict.fromkeys((*_BIDI_MARKS, *_UNSEEN))}
 
 
 def for_terminal(text: str) -> str:
     """One line that a terminal or a log shows as it stands.
 
-    C0 and C1 controls, DEL and all bidirectional controls are dropped; line breaks and tabs become
-    blanks; lone surrogates (bytes of a file name that are no UTF-8) become U+FFFD. Markup of
-    `rich` is not its business: escape that where it is printed.
+    C0 and C1 controls, DEL, all bidirectional controls and what has no width (but for the joiners)
+    are dropped; line breaks and tabs become blanks; lone surrogates (bytes of a file name that are
+    no UTF-8) become U+FFFD. Markup of `rich` is not its business: escape that where it is printed.
     """
     return text.translate(_FOR_TERMINAL)
 
@@ -79,14 +94,56 @@ _SECRETS = (
 )
 
 
+_SECRET_VARIABLE = re.compile(
+    r"(?i)\w*(?:TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CONNECTION_STRING|SAS"
+    r"|(?:API|ACCESS|ACCOUNT|SECRET|PRIVATE|SHARED|STORAGE)_?KEY(?:_ID)?)"
+)
+"""HF_TOKEN, HUGGING_FACE_HUB_TOKEN, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN and their like."""
+
+_LEAST_SECRET = 8
+"""Characters; to mask shorter values would spoil ordinary words and protect nothing."""
+
+_kept: set[str] = set()
+
+
+def keep_secret(value: str) -> None:
+    """Have `redact` mask this text from now on, in this process: a token that came from a file."""
+    if len(value) >= _LEAST_SECRET:
+        _kept.add(value)
+
+
 def redact(text: str) -> str:
     """`text` with what looks like a secret replaced by `***`; the name before it stays readable.
 
     Masked: Hugging Face tokens, AWS access keys, JSON web tokens, private keys, `Authorization`
     headers and bearer tokens, credentials in URLs, signatures and tokens in query strings, and the
-    values of names such as `…_token`, `…_secret`, `password`, `…_access_key`. It is the last of
-    several guards, not a licence to log credentials. Masking twice changes nothing more.
+    values of names such as `…_token`, `…_secret`, `password`, `…_access_key`. Whatever they look
+    like: the values of environment variables of such names, and what `keep_secret` was told. It is
+    the last of several guards, not a licence to log credentials. Masking twice changes nothing
+    more.
     """
+    for value in sorted(_values(), key=len, reverse=True):
+        if value in text:
+            text = text.replace(value, "***")
     for pattern in _SECRETS:
         text = pattern.sub(r"\g<keep>***", text)
     return text
+
+
+def redacted(value: Any) -> Any:
+    """`redact` for every text in lists and objects that are to be written as JSON."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, dict):
+        return {redacted(key): redacted(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redacted(item) for item in value]
+    return value
+
+
+def _values() -> Iterator[str]:
+    """Secrets that are known as such, and how JSON and URLs write them."""
+    named = (value for key, value in os.environ.items() if _SECRET_VARIABLE.fullmatch(key))
+    for value in {*named, *_kept}:
+        if len(value) >= _LEAST_SECRET:
+            yield from {value, json.dumps(value)[1:-1], quote(value, safe="", errors="replace")}

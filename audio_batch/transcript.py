@@ -78,7 +78,8 @@ class Transcript:
 
     Words and segments carry speakers' labels; `speakers` says who they are. `turns` may overlap;
     in `exclusive_turns` one speaker at most talks at a time. `missing` names the stages that were
-    asked for and failed: such a transcript is incomplete, and a later run mends it.
+    asked for and failed: such a transcript is incomplete, and a later run mends it. `suspicions`
+    say why it may not be the whole truth; see `audio_batch.suspicion`.
 
     `metadata` is the manifest entry's unknown fields, untouched. `provenance` says what made it:
     program and library versions, model, options, device, timings. `media` describes the input as
@@ -96,6 +97,7 @@ class Transcript:
     turns: tuple[Turn, ...] = ()
     exclusive_turns: tuple[Turn, ...] = ()
     missing: tuple[str, ...] = ()
+    suspicions: tuple[str, ...] = ()
     media: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -137,7 +139,8 @@ class Transcript:
                 Speaker(**{**s, "embedding": _vector(s.get("embedding"))})
                 for s in data.get("speakers", ())
             )
-            values["missing"] = tuple(data.get("missing", ()))
+            for name in ("missing", "suspicions"):
+                values[name] = tuple(data.get(name, ()))
             return cls(**values)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a transcript: {error}") from error

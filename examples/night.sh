@@ -16,8 +16,8 @@ log=$output/night.log
 say() { printf '%s\n' "$*" >&2; }
 
 mkdir -p -- "$output"
-# A stop (Ctrl-C, `timeout`, a shutdown) reaches audio-batch too: wait for it to save its state.
-trap : HUP INT TERM
+# A stop (Ctrl-C, `timeout`, a scheduler, a shutdown) reaches audio-batch too: wait for it to save its state.
+trap : HUP INT TERM USR1 USR2
 code=0
 audio-batch run "$manifest" -o "$output" -y "$@" >>"$log" 2>&1 || code=$?
 

@@ -10,7 +10,13 @@ rem      run_batch.bat --retry-failed
 rem
 rem  Every night at 22:30, by the Task Scheduler:
 rem
-rem      schtasks /Create /SC DAILY /ST 22:30 /TN audio-batch /TR "\"C:\path to\run_batch.bat\""
+rem      schtasks /Create /SC DAILY /ST 22:30 /TN audio-batch /TR "\"C:\path to\run_batch.bat\" --until 07:00"
+rem
+rem  --until begins nothing that would not be done by then. The Task Scheduler's own limit ("Stop
+rem  the task if it runs longer than") ends programs without a word: what is being transcribed is
+rem  lost, though not what is done. A closed window, a log-off and a shutdown leave four seconds;
+rem  the state is saved in them. The Task Scheduler lowers the priority by itself; to do so here too,
+rem  add --nice 10 --ionice low.
 rem
 rem  Where a database exports the manifest, put that export in the place of step 1.
 

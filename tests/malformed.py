@@ -1,7 +1,7 @@
 """Malformed and unusual recordings by name, each with what has to come of it.
 
 `CASES[name].make(path)` creates it at `path` (whose suffix should be `CASES[name].suffix`). Used by
-the tests of decoding, and by those of whole runs for bad assets of many kinds.
+the tests of decoding, by those of whole runs, and by `scripts/make_malformed.py`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ import os
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
+from originals import ENCODINGS, original
 from recordings import FLOAT, encode, pcm16, sweep, wav
 
 from audio_batch.errors import ErrorKind
@@ -32,7 +31,8 @@ class Case:
     """How to make a file, and what decoding it must give.
 
     `kind` is the failure, or None if it decodes: then to `seconds` (None: not fixed), with `state`
-    and with `note` in its notes (None: no notes at all).
+    and with `note` in its notes (None: no notes at all). `max_duration_s` is the limit it is tried
+    with.
     """
 
     make: Callable[[Path], object]
@@ -42,35 +42,14 @@ class Case:
     seconds: float | None = None
     note: str | None = None
     posix_only: bool = False
+    file_name: bytes | None = None
+    max_duration_s: float = 24 * 3600.0
 
-
-@cache
-def base(name: str) -> bytes:
-    """A flawless recording of 20 s (the mp3: 60 s), from which damaged ones are made."""
-    seconds = 60 if name == "mp3" else 20
-    codec, container, rate_hz = {
-        "mp3": ("libmp3lame", "mp3", 16_000),
-        "flac": ("flac", "flac", 16_000),
-        "m4a": ("aac", "ipod", 16_000),
-        "m4a index first": ("aac", "ipod", 16_000),
-        "aac": ("aac", "adts", 16_000),
-        "aac 44k": ("aac", "adts", 44_100),
-        "webm": ("libopus", "webm", 48_000),
-        "opus": ("libopus", "ogg", 48_000),
-        "ogg flac": ("flac", "ogg", 16_000),
-        "ogg flac 44k": ("flac", "ogg", 44_100),
-        "avi": ("libmp3lame", "avi", 16_000),
-        "w64": ("pcm_s16le", "w64", 16_000),
-        "caf": ("pcm_s16be", "caf", 16_000),
-        "wav": ("pcm_s16le", "wav", 16_000),
-    }[name]
-    options = {"movflags": "faststart"} if name == "m4a index first" else {}
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "base"
-        encode(
-            path, codec, [sweep(seconds, rate_hz)], rate_hz, container=container, options=options
-        )
-        return path.read_bytes()
+    def path(self, folder: Path, stem: str) -> Path:
+        """Where to make it in a folder: under `stem`, unless the name is what is strange."""
+        if self.file_name is not None:
+            return folder / os.fsdecode(self.file_name)
+        return folder / f"{stem}{self.suffix}"
 
 
 def _bytes(content: Callable[[], bytes]) -> Callable[[Path], object]:
@@ -78,12 +57,12 @@ def _bytes(content: Callable[[], bytes]) -> Callable[[Path], object]:
 
 
 def _cut(name: str, share: float) -> Callable[[Path], object]:
-    return _bytes(lambda: base(name)[: int(len(base(name)) * share)])
+    return _bytes(lambda: original(name)[: int(len(original(name)) * share)])
 
 
 def _burst(name: str, at: float = 0.3, count: int = 2048) -> Callable[[Path], object]:
     def content() -> bytes:
-        data = bytearray(base(name))
+        data = bytearray(original(name))
         first = int(len(data) * at)
         data[first : first + count] = np.random.default_rng(5).bytes(count)
         return bytes(data)
@@ -93,7 +72,7 @@ def _burst(name: str, at: float = 0.3, count: int = 2048) -> Callable[[Path], ob
 
 def _scattered(name: str, count: int = 200) -> Callable[[Path], object]:
     def content() -> bytes:
-        data = bytearray(base(name))
+        data = bytearray(original(name))
         draw = np.random.default_rng(6)
         for place in draw.integers(2_000, len(data), count):
             data[place] = draw.integers(256)
@@ -133,17 +112,43 @@ def _video_only(path: Path) -> None:
 
 
 def _uncounted(path: Path) -> None:
+    """Of variable bit rate: what FFmpeg estimates from the first frames is wrong."""
+    sound = sweep(20, 16_000)
+    sound[:, : 10 * 16_000] *= 0.001
     options = {"write_xing": "0"}
-    quality = {"compression_level": "9", "global_quality": "500", "flags": "+qscale"}
+    quality = {"global_quality": "500", "flags": "+qscale"}
     encode(
         path,
         "libmp3lame",
-        [sweep(20, 16_000)],
+        [sound],
         16_000,
         container="mp3",
         options=options,
         codec_options=quality,
     )
+
+
+def _silent_flac(hours: float) -> Callable[[Path], object]:
+    def make(path: Path) -> None:
+        minutes = [np.zeros((1, 60 * 16_000), np.float32)] * round(60 * hours)
+        encode(path, "flac", [np.concatenate(minutes, axis=1)], 16_000, container="flac")
+
+    return make
+
+
+def _unknown_length() -> bytes:
+    """A FLAC that was written to a pipe: 0 samples in all, which means nobody knows."""
+    data = bytearray(original("flac"))
+    data[21] &= 0xF0
+    data[22:26] = bytes(4)
+    return bytes(data)
+
+
+def _amr(share: float) -> Callable[[Path], object]:
+    """20 s of noise in the frames of a telephone."""
+    draw = np.random.default_rng(7)
+    frames = b"".join(b"\x04" + draw.bytes(12) for _ in range(1000))
+    return _bytes(lambda: b"#!AMR\n" + frames[: int(len(frames) * share)])
 
 
 def _lost_chunks(path: Path) -> None:
@@ -159,7 +164,7 @@ def _lost_chunks(path: Path) -> None:
 
 def _wrong_clock(path: Path) -> None:
     """The second of four blocks of 5 s says that it begins at 13 s; the third is right again."""
-    data = bytearray(base("webm"))
+    data = bytearray(original("webm"))
     cluster = data.index(b"\x1f\x43\xb6\x75", data.index(b"\x1f\x43\xb6\x75") + 4)
     clock = data.index(b"\xe7", cluster + 5)
     width = data[clock + 1] & 0x7F
@@ -168,7 +173,7 @@ def _wrong_clock(path: Path) -> None:
 
 
 def _no_index(path: Path) -> None:
-    data = base("m4a")
+    data = original("m4a")
     path.write_bytes(data[: data.rindex(b"moov") - 4])
 
 
@@ -177,7 +182,7 @@ def _tagged(path: Path) -> None:
     frame = b"APIC" + struct.pack(">I", size) + b"\0\0" + b"\0image/jpeg\0\3\0" + b"\xd8" * size
     tag_bytes = len(frame)
     syncsafe = bytes((tag_bytes >> shift) & 0x7F for shift in (21, 14, 7, 0))
-    path.write_bytes(b"ID3\3\0\0" + syncsafe + frame + base("mp3"))
+    path.write_bytes(b"ID3\3\0\0" + syncsafe + frame + original("mp3"))
 
 
 def _two_streams(path: Path) -> None:
@@ -219,6 +224,12 @@ CASES: dict[str, Case] = {
         ),
         kind=ErrorKind.NOT_MEDIA,
     ),
+    "playlist of itself, by its own name": Case(
+        lambda path: path.write_text(
+            f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{path.name}\n", encoding="utf-8"
+        ),
+        *(".m3u8", ErrorKind.NOT_MEDIA),
+    ),
     "list of other files": Case(
         lambda path: path.write_text("ffconcat version 1.0\nfile '/dev/zero'\n" * 20, "utf-8"),
         kind=ErrorKind.NOT_MEDIA,
@@ -243,7 +254,9 @@ CASES: dict[str, Case] = {
     "m4a cut at 50 %": Case(_cut("m4a", 0.5), ".m4a", kind=BAD),
     "m4a cut at 99 %": Case(_cut("m4a", 0.99), ".m4a", kind=BAD),
     "m4a, index first, cut before its sound": Case(
-        _bytes(lambda: base("m4a index first")[: base("m4a index first").index(b"mdat") + 4]),
+        _bytes(
+            lambda: original("m4a index first")[: original("m4a index first").index(b"mdat") + 4]
+        ),
         *(".m4a", BAD),
     ),
     "m4a, index first, cut at 50 %": Case(
@@ -251,6 +264,37 @@ CASES: dict[str, Case] = {
     ),
     "opus cut at 50 %": Case(_cut("opus", 0.5), ".opus", state="truncated", note="breaks off"),
     "webm cut at 50 %": Case(_cut("webm", 0.5), ".webm", state="truncated", note="of 20.0 s"),
+    "opus cut between two pages": Case(
+        _bytes(lambda: original("opus")[: original("opus").index(b"OggS", 60_000)]),
+        *(".opus", None, "complete", None, "may be cut off"),
+    ),
+    "wma cut at 50 %": Case(_cut("wma", 0.5), ".wma", state="truncated", note="breaks off"),
+    "wmv film cut at 50 %": Case(
+        _cut("wmv film", 0.5), ".wmv", state="truncated", note="breaks off"
+    ),
+    "mkv film cut at 50 %": Case(
+        _cut("mkv film", 0.5), ".mkv", state="truncated", note="of 20.0 s"
+    ),
+    "mp4 film cut at 50 %": Case(_cut("mp4 film", 0.5), ".mp4", kind=BAD),
+    "mp4 in fragments": Case(_bytes(lambda: original("mp4 in fragments")), ".mp4", seconds=20),
+    "mp4 in fragments, cut": Case(
+        _cut("mp4 in fragments", 0.5), ".mp4", state="truncated", note="breaks off"
+    ),
+    "live webm": Case(_bytes(lambda: original("webm live")), ".webm", seconds=20),
+    "live webm, cut": Case(_cut("webm live", 0.5), ".webm", state="truncated", note="breaks off"),
+    **{
+        f"{name} cut at 50 %": Case(
+            _cut(name, 0.5001),
+            *(ENCODINGS[name].suffix, None, "truncated", None, "breaks off within a frame"),
+        )
+        for name in ("aac", "ac3", "eac3", "mp2", "mp3 uncounted", "ts", "vob")
+    },
+    "amr": Case(_amr(1), ".amr", seconds=20.0),
+    "amr cut at 50 %": Case(_amr(0.5004), ".amr", state="truncated", seconds=10.0, note="a frame"),
+    "flac of unknown length": Case(_bytes(_unknown_length), ".flac", seconds=20),
+    "flac of unknown length, cut": Case(
+        _bytes(lambda: _unknown_length()[:240_000]), ".flac", state="truncated", note="a frame"
+    ),
     "avi cut at 50 %": Case(_cut("avi", 0.5), ".avi", state="truncated", note="breaks off"),
     "mp4 without its index": Case(_no_index, ".mp4", kind=BAD),
     # damaged within
@@ -261,11 +305,20 @@ CASES: dict[str, Case] = {
     "opus burst": Case(_burst("opus"), ".opus", state="damaged", seconds=20, note="s of 20.0 s"),
     "mp3 scattered": Case(_scattered("mp3"), ".mp3", state="damaged", seconds=60, note="packets"),
     "flac scattered": Case(_scattered("flac"), ".flac", state="damaged", seconds=20, note="s of"),
+    "m4a scattered": Case(
+        _scattered("m4a index first"), ".m4a", state="damaged", seconds=20, note="packets"
+    ),
+    "opus scattered": Case(
+        _scattered("opus", 4), ".opus", state="damaged", seconds=20, note="s of 20.0 s"
+    ),
     "chained ogg": Case(
-        _bytes(lambda: base("opus") + base("opus")), ".ogg", seconds=40, note="longer than declared"
+        _bytes(lambda: original("opus") + original("opus")),
+        ".ogg",
+        seconds=40,
+        note="longer than declared",
     ),
     "chained ogg with a rate change": Case(
-        _bytes(lambda: base("ogg flac") + base("ogg flac 44k")),
+        _bytes(lambda: original("ogg flac") + original("ogg flac 44k")),
         *(".ogg", None, "damaged", 20.0, "packets failed"),
     ),
     "mp4 with lost chunks": Case(
@@ -277,6 +330,9 @@ CASES: dict[str, Case] = {
     "data size odd": Case(_wav(size=63_999), seconds=2.0),
     "data size unknown": Case(_wav(size=0xFFFFFFFF), seconds=2.0),
     "data size of sox": Case(_wav(size=0x7FFFF000), seconds=2.0),
+    "silent flac that is too long": Case(
+        _silent_flac(0.2), ".flac", kind=ErrorKind.MEDIA_LIMIT, max_duration_s=300
+    ),
     "rate 0": Case(_wav(rate_hz=0), kind=BAD),
     "rate 1": Case(_wav(rate_hz=1), kind=ErrorKind.MEDIA_LIMIT),
     "rate 1 million": Case(_wav(rate_hz=1_000_000), kind=ErrorKind.MEDIA_LIMIT),
@@ -301,8 +357,14 @@ CASES: dict[str, Case] = {
         _bytes(lambda: wav(pcm16(sweep(2, 16_000) * 9))), seconds=2.0, note="full scale"
     ),
     # unusual and sound
+    "a name that is no UTF-8": Case(
+        _bytes(lambda: original("wav")), seconds=20, posix_only=True, file_name=b"caf\xe9.wav"
+    ),
+    "a name of 255 bytes": Case(
+        _bytes(lambda: original("wav")), seconds=20, posix_only=True, file_name=b"x" * 251 + b".wav"
+    ),
     "10 ms": Case(_bytes(lambda: wav(pcm16(sweep(0.01, 16_000)))), seconds=0.01),
-    "wrong extension": Case(_bytes(lambda: base("flac")), ".mp3", seconds=20),
+    "wrong extension": Case(_bytes(lambda: original("flac")), ".mp3", seconds=20),
     "8 bit": Case(
         _bytes(lambda: wav((sweep(2, 8_000)[0] * 127 + 128).astype("u1").tobytes(), **EIGHT_BIT)),
         seconds=2.0,
@@ -316,6 +378,11 @@ CASES: dict[str, Case] = {
     "11 channels": Case(_channels(11), seconds=2.0),
     "32 channels": Case(_channels(32), seconds=2.0),
     "two audio streams": Case(_two_streams, ".mp4", seconds=3.0),
-    "rate change": Case(_bytes(lambda: base("aac") + base("aac 44k")), ".aac", seconds=40.2),
+    "rate change": Case(
+        _bytes(lambda: original("aac") + original("aac 44k")), ".aac", seconds=40.2
+    ),
 }
 """By name: every kind of TARGETS' list of malformed inputs, and the unusual that must just work."""
+
+LONG = {"12 h of audio": Case(_silent_flac(12), ".flac", seconds=43_200.0, note="silent")}
+"""What takes a minute to make and to decode."""

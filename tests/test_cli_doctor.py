@@ -17,6 +17,8 @@ from program import Answer, write_manifest
 
 from audio_batch.diarization_models import DEFAULT_DIARIZATION_MODEL
 from audio_batch.engines.aligners import HUB_DEFAULTS
+from audio_batch.ladder import Rung
+from audio_batch.remembered import Key, Remembered
 
 Cli = Callable[..., Answer]
 
@@ -136,6 +138,30 @@ def test_missing_recordings_end_in_exit_5_and_are_told_with_the_rest(
     assert answer.code == 5
     assert "error    inputs: 1 recording of 3 cannot be used" in answer.out
     assert "ok       space:" in answer.out
+
+
+def test_what_is_remembered_of_devices_is_shown_and_forgotten(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUDIO_BATCH_CACHE_DIR", str(tmp_path / "cache"))
+    memory = Remembered.load()
+    memory.remember(Key("cpu", "abc", "auto", False), Rung(4, 1, "int8"), model_name="large-v3")
+    env = {"AUDIO_BATCH_CACHE_DIR": str(tmp_path / "cache")}
+    line = ("doctor", "--model", "demo", "-d", "cpu", "--no-diarize")
+    shown = cli(*line, env=env)
+    assert shown.code == 0
+    assert "ok       remembered: cpu with large-v3: 1 asset at a time, batches of 4" in shown.out
+    assert "ok       isolation: thread (auto)" in shown.out
+    answer = cli(*line, "--forget", "--json", env=env | {"AUDIO_BATCH_ISOLATION": "process"})
+    checks = {check["name"]: check["message"] for check in json.loads(answer.out)["checks"]}
+    assert checks["forget"].startswith("1 entry removed from ")
+    assert checks["remembered"].startswith("Nothing: ")
+    assert checks["isolation"].startswith("process: ")
+    assert not memory.path.exists()
+    memory.path.mkdir()  # it cannot be removed
+    refused = cli(*line, "--forget", env=env)
+    assert refused.code == 5 and "cannot be removed" in refused.err
+    assert "Traceback" not in refused.err
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00garbage", b"[1, 2]"])

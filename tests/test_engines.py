@@ -18,7 +18,14 @@ from program import PROJECT
 from audio_batch import models
 from audio_batch.engines import LoadRequest, Recognition, Recognizer, open_engine
 from audio_batch.engines.cuda import default_batch_size, resolve_compute_type
-from audio_batch.engines.whisper import translate
+from audio_batch.engines.failures import (
+    Failure,
+    classify,
+    device_error,
+    is_out_of_memory,
+    is_sticky,
+)
+from audio_batch.engines.whisper import WhisperRecognizer, translate
 from audio_batch.errors import AssetError, DeviceError, ErrorKind, SetupError, UsageError
 from audio_batch.gpu.devices import CPU, Device
 from audio_batch.media import decode
@@ -100,6 +107,100 @@ def test_an_error_is_called_by_its_kind(error: Exception, kind: ErrorKind, trans
 )
 def test_trouble_of_the_device_is_the_devices(text: str) -> None:
     assert isinstance(translate(RuntimeError(text)), DeviceError)
+
+
+# Texts as CTranslate2, torch, cuBLAS, cuDNN, ONNX Runtime and the driver's tools give them.
+FAILURES = {
+    Failure.CONTEXT_LOST: [
+        "CUDA failed with error an illegal memory access was encountered",
+        "CUDA error: an illegal memory access was encountered",
+        "CUDA failure 700: an illegal memory access was encountered ; GPU=0 ; hostname=x",
+        "CUDA failed with error unspecified launch failure",
+        "CUDA failed with error the launch timed out and was terminated",
+        "CUDA error: device-side assert triggered",
+        "transform: failed to synchronize: cudaErrorAssert: device-side assert triggered",
+        "CUDA error: uncorrectable ECC error encountered",
+        "CUDA failed with error misaligned address",
+        "CUDA failed with error an illegal instruction was encountered",
+        "CUDA failed with error unknown error",
+        "cuda runtime error (999) : unknown error at /opt/conda/THC/THCGeneral.cpp:47",
+        "CUDA error: driver shutting down",
+        "Unable to determine the device handle for GPU 0000:02:00.0: GPU is lost.  Reboot",
+        "NVRM: Xid (PCI:0000:01:00): 79, pid=1234, GPU has fallen off the bus.",
+    ],
+    Failure.OUT_OF_MEMORY: [
+        "CUDA failed with error out of memory",
+        "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 7.79 GiB",
+        "cuBLAS failed with status CUBLAS_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "std::bad_alloc",
+        "Unable to allocate 3.21 GiB for an array with shape (201, 4320000) and data type",
+        "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory",
+        "Failed to allocate memory for requested buffer of size 1048576",
+    ],
+    Failure.LIBRARY_MISSING: [
+        "Library libcublas.so.12 is not found or cannot be loaded",
+        "Library cublas64_12.dll is not found or cannot be loaded",
+        "Unable to load any of {libcudnn_ops.so.9.1.0, libcudnn_ops.so.9.1, libcudnn_ops.so.9}",
+        "Could not load library libcudnn_ops_infer.so.8. Error: libcudnn_ops_infer.so.8: cannot "
+        "open shared object file: No such file or directory",
+        "Could not locate cudnn_ops64_9.dll. Please make sure it is in your library path!",
+        "libcublasLt.so.12: cannot open shared object file: No such file or directory",
+    ],
+    Failure.NO_DEVICE: [
+        "CUDA failed with error CUDA driver version is insufficient for CUDA runtime version",
+        "CUDA failed with error no CUDA-capable device is detected",
+        "CUDA failed with error CUDA-capable device(s) is/are busy or unavailable",
+        "Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU",
+        "The NVIDIA driver on your system is too old (found version 11040).",
+        "Failed to initialize NVML: Driver/library version mismatch",
+        "Torch not compiled with CUDA enabled",
+        "This CTranslate2 package was not compiled with CUDA support",
+        "libcuda.so.1: cannot open shared object file: No such file or directory",
+    ],
+    Failure.DEVICE: [
+        "cuBLAS failed with status CUBLAS_STATUS_NOT_INITIALIZED",
+        "cuBLAS failed with status CUBLAS_STATUS_EXECUTION_FAILED",
+        "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED",
+        "CUDA failed with error invalid argument",
+        "CUDA failed with error initialization error",
+    ],
+    Failure.OTHER: [
+        "Invalid input features shape: expected an input with shape (1, 80, 3000)",
+        "list index out of range",
+        "[Errno 2] No such file or directory: 'model.bin'",
+        "The unknown error of an exchange",
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "failure"), [(text, failure) for failure, texts in FAILURES.items() for text in texts]
+)
+def test_a_text_tells_what_has_failed(text: str, failure: Failure) -> None:
+    assert classify(text) is failure
+    assert is_sticky(text) == (failure is Failure.CONTEXT_LOST)
+    assert is_out_of_memory(RuntimeError(text)) == (failure is Failure.OUT_OF_MEMORY)
+    error = device_error(text, "cuda:1")
+    if failure in (Failure.OTHER, Failure.OUT_OF_MEMORY):
+        assert error is None
+        return
+    assert error is not None
+    assert text in error.message
+    assert error.message.startswith("cuda:1 ")
+    assert error.remedy
+    # Who has only the message, from a journal or from another process, can tell as well.
+    assert is_sticky(str(error)) == is_sticky(error.message) == is_sticky(text)
+
+
+def test_what_has_failed_is_named_with_the_remedy() -> None:
+    lost = str(device_error(FAILURES[Failure.CONTEXT_LOST][0]))
+    assert "CUDA context is lost" in lost
+    assert "process must be restarted" in lost
+    missing = str(device_error("Library libcublas.so.12 is not found or cannot be loaded"))
+    assert "the library libcublas.so.12 is missing" in missing
+    assert "pip install nvidia-cublas-cu12" in missing
+    assert "nvidia-smi" in str(device_error(FAILURES[Failure.NO_DEVICE][0]))
 
 
 # -- real runs ------------------------------------------------------------------------------------
@@ -232,6 +333,112 @@ def test_what_the_model_cannot_do_is_refused_not_ignored(
         batched.check(options(demo, **given))
         batched.transcribe(spoken("phone_number.wav"), options(demo, **given), silent)
     assert caught.value.kind is kind
+
+
+def test_the_end_of_the_last_speech_is_told(
+    batched: Recognizer, demo: models.ModelReference
+) -> None:
+    digits = spoken("phone_number.wav")
+    samples = np.concatenate([digits, np.zeros(20 * 16_000, np.float32)])
+    for given in ({}, {"batch_size": 1}):
+        heard = batched.transcribe(samples, options(demo, **given), silent)
+        assert heard.last_speech_s == pytest.approx(len(digits) / 16_000, abs=1.5)
+        nothing = batched.transcribe(samples[len(digits) :], options(demo, **given), silent)
+        assert (nothing.last_speech_s, nothing.speech_s) == (0.0, 0.0)
+        untold = batched.transcribe(samples, options(demo, vad_method="none", **given), silent)
+        assert untold.last_speech_s is None
+
+
+class Cramped:
+    """A CTranslate2 model on a device with room for some windows at a time, and trouble beyond."""
+
+    def __init__(self, model: Any, room: int, trouble: Exception) -> None:
+        self._model, self._room, self._trouble = model, room, trouble
+        self.tried: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def encode(self, features: Any, to_cpu: bool) -> Any:
+        self.tried.append(features.shape[0])
+        if features.shape[0] > self._room:
+            raise self._trouble
+        return self._model.encode(features, to_cpu=to_cpu)
+
+
+def cramped(
+    demo: models.ModelReference, room: int, trouble: Exception, slots: int = 1
+) -> tuple[WhisperRecognizer, Cramped]:
+    recognizer = loaded(demo, slots, batch_size=8)
+    assert isinstance(recognizer, WhisperRecognizer)
+    recognizer.model.model = Cramped(recognizer.model.model, room, trouble)
+    return recognizer, recognizer.model.model
+
+
+def windows_of_8_s(count: int) -> NDArray[np.float32]:
+    """Digits without a pause: as many windows for the demo model."""
+    return np.resize(spoken("phone_number.wav"), count * 8 * 16_000 - 16_000)
+
+
+CUDA_MEMORY = RuntimeError("CUDA failed with error out of memory")
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [CUDA_MEMORY, MemoryError("std::bad_alloc"), RuntimeError(FAILURES[Failure.OUT_OF_MEMORY][2])],
+)
+def test_out_of_memory_makes_batches_smaller_for_good(
+    demo: models.ModelReference,
+    trouble: Exception,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    recognizer, device = cramped(demo, 2, trouble)
+    samples = windows_of_8_s(9)
+    chosen = options(demo, vad_method="none")
+    heard = recognizer.transcribe(samples, chosen, silent)
+    in_pairs = loaded(demo, batch_size=2).transcribe(samples, chosen, silent)
+    assert timed(heard) == timed(in_pairs)
+    assert device.tried == [8, 4, 2, 2, 2, 2, 1]
+    assert recognizer.description["batch_size"] == 2
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
+    assert "going on with 2" in caplog.text
+    device.tried.clear()
+    recognizer.transcribe(samples, chosen, silent)
+    assert device.tried == [2, 2, 2, 2, 1]
+
+
+def test_threads_make_batches_smaller_together(
+    demo: models.ModelReference, caplog: pytest.LogCaptureFixture
+) -> None:
+    recognizer, _ = cramped(demo, 4, CUDA_MEMORY, slots=4)
+    samples = windows_of_8_s(8)
+    chosen = options(demo, vad_method="none")
+    with ThreadPoolExecutor(4) as pool:
+        heard = list(pool.map(lambda _: recognizer.transcribe(samples, chosen, silent), range(4)))
+    assert [timed(one) for one in heard] == [timed(heard[0])] * 4
+    assert recognizer.description["batch_size"] == 4
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("given", [{}, {"batch_size": 1}])
+def test_out_of_memory_with_one_window_fails_for_now(
+    demo: models.ModelReference, given: dict[str, Any]
+) -> None:
+    recognizer, device = cramped(demo, 0, CUDA_MEMORY)
+    with pytest.raises(AssetError) as caught:
+        recognizer.transcribe(windows_of_8_s(8), options(demo, **given), silent)
+    assert caught.value.kind is ErrorKind.OUT_OF_MEMORY
+    assert caught.value.transient
+    assert device.tried[-1] == 1
+    assert recognizer.description["batch_size"] == (1 if not given else 8)
+
+
+def test_a_lost_device_is_not_tried_again(demo: models.ModelReference) -> None:
+    recognizer, device = cramped(demo, 0, RuntimeError(FAILURES[Failure.CONTEXT_LOST][0]))
+    with pytest.raises(DeviceError, match="must be restarted") as caught:
+        recognizer.transcribe(windows_of_8_s(2), options(demo), silent)
+    assert is_sticky(str(caught.value))
+    assert len(device.tried) == 1
 
 
 def test_a_torn_model_file_is_named_with_the_remedy(

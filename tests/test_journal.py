@@ -12,7 +12,8 @@ import pytest
 
 from audio_batch.errors import ErrorKind, SetupError
 from audio_batch.journal import Journal
-from audio_batch.outcome import Outcome, State
+from audio_batch.outcome import Outcome, Stage, StageRecord, State
+from audio_batch.plan import stands_all_the_same
 from audio_batch.storage import PublishedFile
 
 OUTPUT = PublishedFile(format="json", path="a.json", size_bytes=3, sha256="0" * 64)
@@ -239,3 +240,81 @@ def test_commits_wait_for_the_disk(path: Path) -> None:
     row = journal._db.execute("PRAGMA synchronous").fetchone()
     mode = journal._db.execute("PRAGMA journal_mode").fetchone()
     assert (row[0], mode[0]) == (2, "delete")
+
+
+HEARD = (StageRecord("a", Stage.TRANSCRIBE, "1:1", "f", OUTPUT, "cpu", 1.0),)
+DOUBTS = ("no words in 312 s of speech", "the same word 40 times on end")
+
+
+def only(journal: Journal) -> tuple[State, tuple[str, ...], int]:
+    (entry,) = journal.entries()
+    return entry.state, entry.suspicions, entry.redone
+
+
+def test_suspicions_belong_to_the_words_that_stand(path: Path) -> None:
+    journal = opened(path)
+    start(journal)
+    journal.finish(done(suspicions=DOUBTS, stages=HEARD))
+    assert only(Journal(path, read_only=True)) == (State.DONE, DOUBTS, 0)
+    start(journal)
+    journal.finish(Outcome("a", State.DONE, "f", "cpu", outputs=(OUTPUT,), rendered_only=True))
+    assert only(journal) == (State.DONE, DOUBTS, 0)
+    start(journal)
+    journal.finish(done(stages=HEARD))
+    assert only(journal) == (State.DONE, (), 0)
+    start(journal)
+    journal.finish(done(suspicions=DOUBTS, stages=HEARD))
+    start(journal, source="changed")
+    assert only(journal) == (State.RUNNING, (), 0)
+
+
+def test_a_redo_counts_when_its_words_stand_or_it_is_given_up(path: Path) -> None:
+    journal = opened(path)
+    start(journal)
+    journal.finish(done(suspicions=DOUBTS, stages=HEARD))
+    start(journal)
+    journal.finish(Outcome("a", State.INTERRUPTED, "f", "cpu"), counts=False, redo=True)
+    assert only(journal) == (State.INTERRUPTED, DOUBTS, 0)
+    start(journal)
+    journal.finish(done(suspicions=DOUBTS[:1], stages=HEARD), redo=True)
+    assert only(journal) == (State.DONE, DOUBTS[:1], 1)
+    start(journal)
+    journal.finish(done(suspicions=DOUBTS, stages=HEARD))
+    assert only(journal) == (State.DONE, DOUBTS, 0)
+    start(journal)
+    given_up = stands_all_the_same(Outcome("a", State.FAILED, "f", "cpu", error_text="no memory"))
+    journal.finish(given_up, redo=True)
+    assert only(journal) == (State.DONE, DOUBTS, 1)
+    (entry,) = journal.entries()
+    assert (entry.outputs, entry.error_text, entry.notes) == ((OUTPUT,), None, ("clipped",))
+
+
+OLDER = {
+    1: ("DROP TABLE stages", "ALTER TABLE assets DROP COLUMN missing"),
+    2: (),
+}
+
+
+@pytest.mark.parametrize("version", OLDER)
+def test_an_older_journal_is_read_as_it_is_and_brought_up_by_a_run(
+    path: Path, version: int
+) -> None:
+    journal = opened(path)
+    start(journal)
+    journal.finish(done())
+    journal.close()
+    with sqlite3.connect(path) as db:
+        for statement in OLDER[version]:
+            db.execute(statement)
+        db.execute("ALTER TABLE assets DROP COLUMN suspicions")
+        db.execute("ALTER TABLE assets DROP COLUMN redone")
+        db.execute("UPDATE meta SET value = ? WHERE key = 'schema_version'", (str(version),))
+    before = path.read_bytes()
+    assert only(Journal(path, read_only=True)) == (State.DONE, (), 0)
+    assert path.read_bytes() == before
+    journal = Journal(path)
+    assert only(journal) == (State.DONE, (), 0)
+    start(journal)
+    journal.finish(done(suspicions=DOUBTS, stages=HEARD), redo=True)
+    assert only(Journal(path, read_only=True)) == (State.DONE, DOUBTS, 1)
+    assert journal.stage_counts() == {"transcribe": 1}

@@ -11,9 +11,9 @@ import pytest
 from audio_batch.errors import ErrorKind
 from audio_batch.journal import JournalEntry
 from audio_batch.manifest import Asset
-from audio_batch.options import DecodingOptions, RunOptions, WantedStages
-from audio_batch.outcome import State
-from audio_batch.plan import Action, plan
+from audio_batch.options import TEMPERATURE_LADDER, DecodingOptions, RunOptions, WantedStages
+from audio_batch.outcome import Outcome, Stage, StageRecord, State
+from audio_batch.plan import Action, Planned, due_for_redo, plan, redo_of, safer
 from audio_batch.storage import PublishedFile
 
 OPTIONS = RunOptions(model="m", engine="null", decoding=DecodingOptions(), formats=("json", "txt"))
@@ -38,6 +38,8 @@ def entry(root: Path, options: RunOptions = OPTIONS, **more: Any) -> JournalEntr
         "outputs": tuple(outputs),
         "notes": (),
         "missing": (),
+        "suspicions": (),
+        "redone": 0,
         "timings_s": {},
         "run_id": 1,
     }
@@ -64,7 +66,8 @@ def action(
         source_identity=lambda _: source,
     )
     assert planned.fresh == (
-        row is not None and (options.overwrite or (options.retry_failed and not row.outputs))
+        row is not None
+        and (options.overwrite or planned.redo or (options.retry_failed and not row.outputs))
     )
     return planned.action
 
@@ -206,3 +209,98 @@ def test_a_failed_rendering_is_rendered_again_when_asked_for(tmp_path: Path) -> 
 def test_overwrite_does_everything(tmp_path: Path) -> None:
     options = dataclasses.replace(OPTIONS, overwrite=True)
     assert action(tmp_path, entry(tmp_path), options=options) is Action.PROCESS
+
+
+REDO = dataclasses.replace(OPTIONS, redo_suspect=True)
+DOUBTS = ("no words in 312 s of speech",)
+
+
+def planned_for(root: Path, row: JournalEntry | None, options: RunOptions = REDO) -> Planned:
+    (planned,) = plan(
+        [ASSET],
+        [row] if row else [],
+        options,
+        wanted=WantedStages("id"),
+        output_names={"a": "a"},
+        root=root,
+        source_identity=lambda _: "1:1",
+    )
+    return planned
+
+
+def test_suspect_transcripts_are_done_again_where_asked_for_and_once(tmp_path: Path) -> None:
+    row = entry(tmp_path, suspicions=DOUBTS)
+    assert action(tmp_path, row) is Action.KEEP
+    planned = planned_for(tmp_path, row)
+    assert (planned.action, planned.redo, planned.published) == (Action.PROCESS, True, None)
+    assert planned.decoding == safer(OPTIONS.decoding)
+    assert planned.fingerprint == row.fingerprint  # a run without the flag keeps what it makes
+    for settled in (dataclasses.replace(row, redone=1), dataclasses.replace(row, suspicions=())):
+        assert action(tmp_path, settled, options=REDO) is Action.KEEP
+
+
+def test_an_interrupted_redo_is_done_again_unless_it_crashed_the_program(tmp_path: Path) -> None:
+    row = entry(tmp_path, suspicions=DOUBTS, state=State.INTERRUPTED)
+    assert planned_for(tmp_path, row).redo
+    assert action(tmp_path, row) is Action.RENDER
+    crashed = planned_for(tmp_path, dataclasses.replace(row, deaths=1))
+    assert (crashed.action, crashed.redo) == (Action.RENDER, False)
+
+
+def test_what_is_done_window_by_window_already_is_not_done_again(tmp_path: Path) -> None:
+    options = dataclasses.replace(REDO, decoding=safer(OPTIONS.decoding))
+    row = entry(tmp_path, options, suspicions=DOUBTS)
+    assert action(tmp_path, row, options=options) is Action.KEEP
+
+
+def test_a_refused_recording_is_refused_whatever_its_transcript_is(tmp_path: Path) -> None:
+    strict = dataclasses.replace(REDO, damaged="fail")
+    row = entry(tmp_path, suspicions=DOUBTS, notes=("damaged: 3 s of 4 s decoded",))
+    planned = planned_for(tmp_path, row, strict)
+    assert (planned.action, planned.redo) == (Action.PROCESS, False)
+
+
+def test_safer_decoding_is_whispers_own_and_keeps_the_wishes() -> None:
+    asked = DecodingOptions(
+        language="de",
+        beam_size=3,
+        word_timestamps=False,
+        vad_onset=0.4,
+        compression_ratio_threshold=None,
+        condition_on_previous_text=True,
+    )
+    again = safer(asked)
+    assert (again.language, again.beam_size, again.word_timestamps) == ("de", 3, False)
+    assert (again.sequential, again.temperature, again.vad_onset) == (True, TEMPERATURE_LADDER, 0.4)
+    assert (again.compression_ratio_threshold, again.logprob_threshold) == (2.4, -1.0)
+    assert (again.no_speech_threshold, again.condition_on_previous_text) == (0.6, False)
+    assert safer(again) == again
+
+
+def test_a_redo_hears_the_words_anew_and_keeps_the_speakers(tmp_path: Path) -> None:
+    first = dataclasses.replace(planned_for(tmp_path, None), stages={s: s.value for s in Stage})
+    records = {
+        stage: StageRecord(
+            "a", stage, "1:1", first.stages[stage], PublishedFile("x", "a.json", 5, "0"), "cpu", 1.0
+        )
+        for stage in Stage
+    }
+    again = redo_of(dataclasses.replace(first, kept=records))
+    assert set(again.kept) == {Stage.DIARIZE}
+    assert again.missing == (Stage.TRANSCRIBE, Stage.ALIGN)
+    assert again.stages == first.stages
+
+
+def test_a_redo_follows_a_suspect_outcome_once(tmp_path: Path) -> None:
+    planned = planned_for(tmp_path, None)
+    suspect = Outcome("a", State.DONE, planned.fingerprint, "cpu", suspicions=DOUBTS)
+    assert due_for_redo(planned, suspect, REDO)
+    assert not due_for_redo(planned, suspect, OPTIONS)
+    assert not due_for_redo(redo_of(planned), suspect, REDO)
+    assert not due_for_redo(planned, dataclasses.replace(suspect, suspicions=()), REDO)
+    assert not due_for_redo(planned, dataclasses.replace(suspect, state=State.INCOMPLETE), REDO)
+    redone = planned_for(tmp_path, entry(tmp_path, suspicions=DOUBTS, redone=1))
+    assert not due_for_redo(redone, suspect, REDO)
+    assert due_for_redo(redone, suspect, dataclasses.replace(REDO, overwrite=True))
+    changed = dataclasses.replace(redone, source="2:2")
+    assert due_for_redo(changed, suspect, REDO)

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from audio_batch.engines.aligners import BUNDLES, TORCHAUDIO_DEFAULTS
 from audio_batch.errors import SetupError
 from audio_batch.formats import FORMATS
 from audio_batch.gpu.devices import CPU, Device
+from audio_batch.ladder import Rung
 from audio_batch.manifest import Asset, Manifest, load
 from audio_batch.preflight import Check, Finding, PreflightRequest, before_run, checks
 from audio_batch.preflight.cuda_libraries import CudaReport
@@ -29,6 +31,7 @@ from audio_batch.preflight.machine import judged
 from audio_batch.preflight.runner import ALL
 from audio_batch.preflight.servers import Servers, within
 from audio_batch.preflight.work import BYTES_PER_ASSET, BYTES_PER_HOUR, estimated_bytes
+from audio_batch.remembered import Key, Remembered
 from audio_batch.storage import OutputFolder
 
 CANARY = "hf_" + "cAnArY0123456789" * 2 + "xy"
@@ -303,6 +306,63 @@ def test_the_libraries_are_those_that_the_installed_ctranslate2_names(tmp_path: 
     windows = tmp_path / "a.dll"
     windows.write_bytes(b"\0cublas64_12.dll\0kernel32.dll\0")
     assert named_libraries(windows) == {"cublas64_12.dll"}
+
+
+# --- survival ---------------------------------------------------------------------------------
+
+
+@linux
+def test_isolation_is_told_as_auto_decides_it(stubs: Path) -> None:
+    gpus = [stub_nvml.gpu(0)]
+    env = stub_environment(stubs, gpus, cuda_order=gpus)
+    on_gpu, asked_for, on_cpu, mixed = asked(
+        "isolation",
+        env,
+        {},
+        {"isolation": "thread"},
+        {"device": "cpu"},
+        {"device": "cpu", "isolation": "process"},
+    )
+    assert on_gpu.status == "ok" and on_gpu.message.startswith("process (auto): ")
+    assert asked_for.status == "warning" and asked_for.message.startswith("thread: ")
+    assert "--isolation" in asked_for.remedy
+    assert on_cpu.status == "ok" and on_cpu.message.startswith("thread (auto): ")
+    assert mixed.status == "ok" and mixed.message.startswith("process: ")
+    assert asked("isolation", env, {"device": "cuda:7"}) == []  # the devices' check says so
+
+
+@linux
+def test_what_devices_were_found_to_work_with_is_told_of_those_in_use(
+    stubs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUDIO_BATCH_CACHE_DIR", str(tmp_path))
+    memory = Remembered.load()
+    gpus = [stub_nvml.gpu(0), stub_nvml.gpu(1, free_bytes=12_000_000_000)]
+    for gpu in gpus:
+        key = Key(gpu.uuid, "abc", "auto", diarize=True)
+        rung = Rung(8, 1, "int8_float16")
+        memory.remember(key, rung, model_name="large\u202e-v3", free_bytes=12_000_000_000)
+    memory.remember(Key("cpu", "abc", "float32", diarize=False), Rung(None, 2, "int8"))
+    env = stub_environment(stubs, gpus, cuda_order=gpus)
+    env["AUDIO_BATCH_CACHE_DIR"] = str(tmp_path)
+    first, second, cpu = asked("remembered", env, {"device": "cuda"}, {"device": "cpu"})
+    assert first.message.startswith("cuda:0 ") and second.message.startswith("cuda:1 ")
+    today = time.strftime("%Y-%m-%d")
+    told = (
+        "(NVIDIA GeForce RTX 3090) with large-v3 and speakers: 1 asset at a time, batches of 8, "
+        f"int8_float16, after running out of memory on {today}"
+    )
+    assert told in first.message and told in second.message
+    assert "not used now" in first.message and "not used now" not in second.message
+    assert cpu.message == (
+        "cpu with a model (--compute-type float32): 2 assets at a time, int8, "
+        f"after running out of memory on {today}."
+    )
+    assert first.status == "ok" and "doctor --forget" in first.remedy
+    (tmp_path / "devices.json").write_text("{")
+    (damaged,) = asked("remembered", env, {"device": "cpu"})
+    assert damaged.status == "warning" and "damaged" in damaged.message
+    assert (tmp_path / "devices.json").read_text() == "{"
 
 
 # --- the manifest's recordings and their outputs ----------------------------------------------

@@ -22,7 +22,10 @@ from program import PROJECT, environment
 
 from audio_batch.diarization_models import DiarizationReference, find_diarization
 from audio_batch.engines.base import Diarization
-from audio_batch.engines.pyannote import batch_sizes, load_diarizer, translate, window_step
+from audio_batch.engines.failures import is_sticky
+from audio_batch.engines.pyannote import load_diarizer
+from audio_batch.engines.pyannote_errors import translate
+from audio_batch.engines.pyannote_memory import batch_sizes, window_step
 from audio_batch.errors import AssetError, DeviceError, ErrorKind, SetupError
 from audio_batch.gpu.devices import CPU, Device
 from audio_batch.media import decode
@@ -207,6 +210,9 @@ def test_progress_tells_the_steps_and_never_goes_back(
     ]
     shares = [share for _, share in told]
     assert shares == sorted(shares)
+    # Before the one batch of each, after it, and when the step is done and the next begins.
+    calls = [sum(step == name for step, _ in told) for name in ("segmentation", "embeddings")]
+    assert calls == [3, 3]
     assert (0 <= shares[0] < 0.2, shares[-1]) == (True, 1.0)
 
 
@@ -257,12 +263,12 @@ def test_threads_share_the_pipelines_of_the_slots(
     assert found[0] == found[2]
     assert found[1] == found[3]
     assert found[1][0] == run(shared, dialogue, wanted[1])
-    assert shared._made == 2  # type: ignore[attr-defined]
+    assert shared.pool.made == 2  # type: ignore[attr-defined]
 
 
 def _break(diarizer: Any, fault: Any) -> None:
     """Let the embedding network of the one pipeline ask `fault` about its batches first."""
-    with diarizer.borrow() as pipeline:
+    with diarizer.pool.borrow() as pipeline:
         net = pipeline._embedding.model_
         forward = net.forward
 
@@ -309,13 +315,37 @@ def test_memory_that_stays_short_is_a_transient_failure_of_the_asset(
         run(fresh, dialogue)
     assert (caught.value.kind, caught.value.transient) == (ErrorKind.OUT_OF_MEMORY, True)
     assert "\n" not in str(caught.value)
-    assert asked == [9, 6]
+    assert asked == [9, 6, 3, 1]
+    sizes = ("segmentation_batch_size", "embedding_batch_size")
+    assert [fresh.description[size] for size in sizes] == [1, 1]
+
+
+def test_clustering_without_memory_is_not_tried_in_smaller_batches(
+    fresh: Any, dialogue: NDArray[np.float32]
+) -> None:
+    asked: list[int] = []
+
+    def without_memory(embeddings: NDArray[Any], **_: Any) -> None:
+        asked.append(len(embeddings))
+        raise MemoryError("Unable to allocate 130. GiB for an array")
+
+    before = dict(fresh.description)
+    with fresh.pool.borrow() as pipeline:
+        pipeline.clustering.cluster = without_memory
+    with pytest.raises(AssetError, match="Unable to allocate 130") as caught:
+        run(fresh, dialogue)
+    assert (caught.value.kind, caught.value.transient) == (ErrorKind.OUT_OF_MEMORY, True)
+    assert (len(asked), fresh.description) == (1, before)
 
 
 @pytest.mark.parametrize(
     ("error", "kind", "text"),
     [
-        (RuntimeError("CUDA error: an illegal memory access"), DeviceError, "device failed"),
+        (
+            RuntimeError("CUDA error: an illegal memory access was encountered\nCUDA kernel"),
+            DeviceError,
+            "CUDA context is lost",
+        ),
         (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), DeviceError, "device failed"),
         (ValueError("matrix contains invalid\nnumeric entries"), AssetError, "ValueError: matrix"),
         (IndexError(), AssetError, "IndexError"),
@@ -331,9 +361,10 @@ def test_what_the_libraries_raise_becomes_one_sentence(
     with pytest.raises(kind, match=text) as caught:
         run(fresh, dialogue)
     assert "\n" not in str(caught.value)
+    assert is_sticky(str(caught.value)) == is_sticky(str(error))
     if kind is AssetError:
         assert caught.value.kind is ErrorKind.DIARIZATION
-    with fresh.borrow():
+    with fresh.pool.borrow():
         pass  # the pipeline came back
 
 
@@ -415,8 +446,9 @@ def test_long_recordings_are_analysed_in_wider_steps_or_refused() -> None:
     for hours, step in enumerate(steps, 1):
         voices = 1.5 * hours * 3600 / 5 / step
         assert 16 * voices**2 / 2 <= room
-    with pytest.raises(AssetError, match=r"24\.0 hours need .* GB"):
+    with pytest.raises(AssetError, match=r"24\.0 hours at a time need .* GB") as caught:
         window_step(24 * 3600, 5.0, 0.1, room / 4)
+    assert (caught.value.kind, caught.value.transient) == (ErrorKind.OUT_OF_MEMORY, True)
 
 
 QUIET_AND_OFFLINE = """
@@ -447,7 +479,7 @@ ours = list(calls)
 # The same probe must see what is sent when somebody does ask for it.
 metrics.set_telemetry_metrics(True)
 metrics.exporter._endpoint = "http://127.0.0.1:9/v1/traces"
-with diarizer.borrow() as pipeline:
+with diarizer.pool.borrow() as pipeline:
     from audio_batch.engines.pyannote_pipeline import as_file
     track_pipeline_apply(pipeline, as_file(samples))
 deadline = time.monotonic() + 60

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from loaders import Loading
 
 from audio_batch import events
 from audio_batch.errors import DeviceError, ErrorKind, SetupError
@@ -110,8 +111,8 @@ class House:
                 journal=journal,
                 run_id=journal.begin_run(version="0", request={}),
                 balancer=Balancer(devices, caps, sampler),
-                pool=lambda _: make(work),
-                load_models=load,
+                pool=lambda _tell, _died: make(work),
+                loader=lambda _pool: Loading(load),
                 emit=self.told.append,
                 **more,
             )

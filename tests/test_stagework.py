@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from loaders import Loading
 from numpy.typing import NDArray
 from program import write_tone
 
@@ -31,9 +32,10 @@ from audio_batch.outcome import RunResult, Stage, State
 from audio_batch.pipeline import Context, process, source_identity
 from audio_batch.plan import Action, Planned, plan
 from audio_batch.pools import SerialPool
-from audio_batch.runner import Runner, Tell
+from audio_batch.runner import Runner
 from audio_batch.stages import path_of
 from audio_batch.stagework import StageClock
+from audio_batch.tell import Tell
 from audio_batch.transcript import Segment, Speaker, Turn, Word
 
 OPTIONS = RunOptions(
@@ -161,7 +163,7 @@ class House:
             if x.action in (Action.PROCESS, Action.RENDER)
         ]
 
-        def pool(tell: Tell) -> SerialPool:
+        def pool(tell: Tell, _died: object) -> SerialPool:
             context = Context(
                 root=self.root / "out",
                 options=options,
@@ -182,7 +184,7 @@ class House:
             run_id=journal.begin_run(version="0", request={}),
             balancer=Balancer((CPU,), {"cpu": 1}, None),
             pool=pool,
-            load_models=lambda _device, _needed: (),
+            loader=lambda _pool: Loading(),
             emit=self.told.append,
         )
         if stop_after_s is not None:

@@ -28,6 +28,8 @@ BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069
         ("no \udcff utf-8", "no \N{REPLACEMENT CHARACTER} utf-8"),
         ("[bold]rich[/bold]", "[bold]rich[/bold]"),
         ("\u200d joiners stay \u200c", "\u200d joiners stay \u200c"),
+        ("no\u200bwi\u2060d\u00adth\ufeff \U000e0041\u180e!", "nowidth !"),
+        ("👩\u200d💻 \u200cمی\u200cخواهم", "👩\u200d💻 \u200cمی\u200cخواهم"),
     ],
 )
 def test_for_terminal(given_text: str, shown: str) -> None:
@@ -140,6 +142,25 @@ def test_redact_leaves_ordinary_text(text: str) -> None:
 def test_redact_keeps_what_helps_to_find_the_cause() -> None:
     shown = redact(f"GET https://u:p@host/a.wav?part=1&X-Amz-Signature={SIGNATURE}&n=2 failed: 403")
     assert shown == "GET https://***@host/a.wav?part=1&X-Amz-Signature=***&n=2 failed: 403"
+
+
+@pytest.mark.parametrize(
+    "name", ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
+             "AZURE_STORAGE_CONNECTION_STRING", "DB_PASSWORD", "openai_api_key"]
+)  # fmt: skip
+def test_redact_knows_the_secrets_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "plain words")
+    assert redact("it said plain words to it") == "it said *** to it"
+
+
+@pytest.mark.parametrize("name", ["AWS_REGION", "HF_TOKEN_PATH", "TOKENIZERS_PARALLELISM", "HOME"])
+def test_redact_leaves_the_rest_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "plain words")
+    assert redact("it said plain words to it") == "it said plain words to it"
 
 
 SECRETISH = st.sampled_from(

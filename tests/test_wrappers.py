@@ -1,4 +1,4 @@
-"""`examples/`: every wrapper run (shell, cron, systemd, Windows) with each exit code."""
+"""`examples/`: every wrapper run (shell, cron, systemd, Slurm, Windows) with each exit code."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ from shipped import (
 )
 
 from audio_batch.errors import ExitCode
+from audio_batch.lifetime import WARNING_GRACE_S
+from audio_batch.time_limits import parse_duration_s
 
 # ---- night.sh
 
@@ -248,6 +250,142 @@ def test_the_service_runs(tmp_path: Path) -> None:
     )
     assert answer.code == 3, answer.err
     assert (folder / "transcripts/door-code.txt").is_file()
+
+
+# ---- Slurm
+
+SBATCH = EXAMPLES / "slurm/night.sbatch"
+needs_bash = pytest.mark.skipif(
+    os.name != "posix" or shutil.which("bash") is None, reason="needs bash"
+)
+
+
+def slurm_tools(folder: Path, left: str = "UNLIMITED") -> Path:
+    """What the script calls of Slurm, in its place."""
+    executable(folder / "squeue", f'#!/bin/sh\n[ "$2" = --job=77 ] && echo "{left}"\n')
+    executable(folder / "scontrol", '#!/bin/sh\necho "scontrol $*" >>"$STUB_LOG"\n')
+    return folder
+
+
+def slurm_job(folder: Path, tools: Path, **more: str) -> subprocess.Popen[str]:
+    """The script as slurmd starts it: a copy of it, in the folder where sbatch was called."""
+    script = folder / "slurm_script"
+    script.write_bytes(SBATCH.read_bytes())
+    return subprocess.Popen(
+        ["bash", str(script), "manifest.json", "my out", "--exclude", "id=a b"],
+        cwd=folder,
+        env=with_path(tools, SLURM_JOB_ID="77", STUB_LOG=str(folder / "stub.log"), **more),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def test_the_slurm_job_asks_for_a_warning_in_time() -> None:
+    directives = [
+        line.removeprefix("#SBATCH --")
+        for line in SBATCH.read_text(encoding="utf-8").splitlines()
+        if line.startswith("#SBATCH ")
+    ]
+    assert "signal=B:USR1@120" in directives
+    assert "requeue" in directives
+    # Slurm may be a minute early; what runs gets its grace and the state is saved.
+    assert WARNING_GRACE_S <= 120 - 60
+    before, _, after = SBATCH.read_text(encoding="utf-8").partition("\nset -u\n")
+    assert "\n#SBATCH" not in after, "sbatch stops reading at the first command"
+    assert all(line.startswith("#") or not line for line in before.splitlines())
+
+
+@needs_bash
+@pytest.mark.parametrize(
+    ("left", "seconds"),
+    [
+        ("UNLIMITED", None),
+        ("INVALID", None),
+        ("7:59:00", 28740 - 300),
+        ("1-00:00:09", 86409 - 300),
+        ("59:08", 3548 - 300),
+        ("4:59", 60),
+    ],
+)
+def test_the_slurm_job_ends_before_its_time(
+    tmp_path: Path, children: list[subprocess.Popen[str]], left: str, seconds: int | None
+) -> None:
+    tools = slurm_tools(tmp_path / "bin", left)
+    executable(tools / "audio-batch", '#!/bin/sh\nprintf "<%s>" "$@" >>"$STUB_LOG"\n')
+    process = slurm_job(tmp_path, tools)
+    children.append(process)
+    assert process.communicate(timeout=30)[0] == ""
+    assert process.returncode == 0
+    limit = "" if seconds is None else f"<--max-runtime><{seconds}s>"
+    called = (tmp_path / "stub.log").read_text(encoding="utf-8")
+    assert called == f"<run><manifest.json><-o><my out><-y>{limit}<--exclude><id=a b>"
+    if seconds:
+        assert parse_duration_s(f"{seconds}s", "--max-runtime") == seconds
+
+
+@needs_bash
+@pytest.mark.parametrize(
+    ("code", "restarts", "again"), [(130, "", True), (130, "10", False), (3, "", False)]
+)
+def test_the_slurm_job_goes_on_in_a_next_one(
+    tmp_path: Path, children: list[subprocess.Popen[str]], code: int, restarts: str, again: bool
+) -> None:
+    tools = slurm_tools(tmp_path / "bin")
+    executable(tools / "audio-batch", f"#!/bin/sh\nexit {code}\n")
+    count = {"SLURM_RESTART_COUNT": restarts} if restarts else {}
+    process = slurm_job(tmp_path, tools, SLURM_JOB_END_TIME=str(int(time.time()) + 900), **count)
+    children.append(process)
+    text, _ = process.communicate(timeout=30)
+    assert process.returncode == code, text
+    assert ("job 77 is queued again" in text) == again
+    assert (tmp_path / "stub.log").exists() == again
+
+
+def wait_for_file(folder: Path, pattern: str, process: subprocess.Popen[str]) -> None:
+    while process.poll() is None and not list(folder.glob(pattern)):
+        time.sleep(0.05)
+
+
+@needs_bash
+def test_the_slurm_job_hands_on_the_warning(
+    tmp_path: Path, children: list[subprocess.Popen[str]]
+) -> None:
+    """The shell alone is told, as `B:` has it; the run is the real one."""
+    folder = copied(tmp_path / "examples")
+    tools = slurm_tools(tmp_path / "bin")
+    install(tools)
+    slow = {**NULL, "AUDIO_BATCH_MODEL": "null:1000", "AUDIO_BATCH_THREADS": "1"}
+    process = slurm_job(folder, tools, **slow)
+    children.append(process)
+    wait_for_file(folder, "my out/*.txt", process)
+    process.send_signal(signal.SIGUSR1)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, text
+    assert "Stopping after SIGUSR1" in text
+    assert 1 <= len(list((folder / "my out").glob("*.txt"))) < len(SPOKEN)
+    assert (folder / "stub.log").read_text(encoding="utf-8") == "scontrol requeue 77\n"
+
+
+@needs_bash
+def test_a_slurm_job_that_somebody_cancels_is_not_queued_again(
+    tmp_path: Path, children: list[subprocess.Popen[str]]
+) -> None:
+    tools = slurm_tools(tmp_path / "bin")
+    executable(
+        tools / "audio-batch",
+        '#!/bin/sh\ntrap "sleep 0.3; echo saved; exit 130" TERM\n: >started\n'
+        "while :; do sleep 0.05; done\n",
+    )
+    process = slurm_job(tmp_path, tools)
+    children.append(process)
+    wait_for_file(tmp_path, "started", process)
+    process.send_signal(signal.SIGTERM)
+    text, _ = process.communicate(timeout=30)
+    assert (process.returncode, text) == (130, "saved\n"), "it waits for the state to be saved"
+    assert not (tmp_path / "stub.log").exists()
 
 
 # ---- Windows

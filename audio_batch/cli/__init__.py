@@ -21,6 +21,7 @@ from audio_batch.cli.retry import retry
 from audio_batch.cli.run import run
 from audio_batch.cli.speakers import app as speakers_app
 from audio_batch.cli.status import status
+from audio_batch.cli.verify import verify
 from audio_batch.errors import AudioBatchError, ExitCode, ManifestError
 from audio_batch.text import for_terminal, redact
 
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 app.command("run")(run)
 app.command("status")(status)
+app.command("verify")(verify)
 app.command("retry")(retry)
 app.command("export")(export)
 app.command("doctor")(doctor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -9,10 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from audio_batch.cli import device_options as devices
 from audio_batch.cli import manifest_options as options
+from audio_batch.cli import model_options as models
+from audio_batch.cli import output_options as outputs
 from audio_batch.cli import speaker_options as speech
+from audio_batch.cli import survival_options as survival
+from audio_batch.cli.config_option import Config
 from audio_batch.cli.option import opt
-from audio_batch.cli.run import DECODING, DEVICES, MODEL, OUTPUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,19 +35,13 @@ def doctor(
         Path | None,
         typer.Argument(help="The manifest of the run to come \\[only machine and models]."),
     ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", help="Configuration file (TOML).", envvar="AUDIO_BATCH_CONFIG"),
-    ] = None,
-    output_dir: Annotated[
-        Path | None,
-        opt("Where outputs and journal go \\[transcripts].", "--output-dir", "-o", panel=OUTPUT),
-    ] = None,
+    config: Config = None,
+    output_dir: outputs.OutputDir = None,
     output_format: Annotated[
-        list[str] | None, opt("As for `run`.", "--output-format", "-f", panel=OUTPUT)
+        list[str] | None, opt("As for `run`.", "--output-format", "-f", panel=outputs.OUTPUT)
     ] = None,
     output_template: Annotated[
-        str | None, opt("As for `run`.", "--output-template", panel=OUTPUT)
+        str | None, opt("As for `run`.", "--output-template", panel=outputs.OUTPUT)
     ] = None,
     root: options.Root = None,
     field: options.Field = None,
@@ -52,49 +51,29 @@ def doctor(
     order: options.OrderBy = None,
     skip: options.Skip = None,
     limit: options.Limit = None,
-    model: Annotated[
-        str | None,
-        opt(
-            "A Whisper name, a hub repository, a folder, or demo \\[large-v3-turbo].",
-            "--model",
-            "-m",
-            panel=MODEL,
-        ),
-    ] = None,
-    model_dir: Annotated[
-        Path | None,
-        opt("Where fetched models are kept \\[the hub's cache].", "--model-dir", panel=MODEL),
-    ] = None,
-    offline: Annotated[
-        bool | None,
-        opt(
-            "Never ask the network for a model.",
-            "--offline/--online",
-            "--model-cache-only",
-            panel=MODEL,
-        ),
-    ] = None,
-    engine: Annotated[
-        str | None, opt("faster-whisper, or null (a dry run).", "--engine", panel=MODEL)
-    ] = None,
+    model: models.Model = None,
+    model_dir: models.ModelDir = None,
+    offline: models.Offline = None,
+    engine: models.Engine = None,
     compute_type: Annotated[
-        str | None, opt("As for `run` \\[auto].", "--compute-type", panel=MODEL)
+        str | None, opt("As for `run` \\[auto].", "--compute-type", panel=models.MODEL)
     ] = None,
-    language: Annotated[
-        str | None, opt("Code or name \\[auto: heard in each asset].", "--language", panel=DECODING)
-    ] = None,
+    language: models.Language = None,
     align: speech.Align = None,
     align_model: speech.AlignModel = None,
     diarize: speech.Diarize = None,
     diarize_model: speech.DiarizeModel = None,
     hf_token_file: speech.HfTokenFile = None,
-    device: Annotated[
-        str | None,
-        opt("auto, cpu, cuda:N or cuda:N,cuda:M \\[auto].", "--device", "-d", panel=DEVICES),
-    ] = None,
-    device_index: Annotated[
-        str | None, opt("CUDA numbers: 0,1.", "--device-index", panel=DEVICES)
-    ] = None,
+    device: devices.Device = None,
+    device_index: devices.DeviceIndex = None,
+    isolation: survival.Isolation = None,
+    forget: Annotated[
+        bool,
+        typer.Option(
+            "--forget",
+            help="First forget what devices were found to work with after running out of memory.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The answers as JSON.")] = False,
 ) -> int:
     """Check machine, models and manifest before a run: exit 0, or 5 where a run would fail.
@@ -102,7 +81,7 @@ def doctor(
     Nothing is fetched, written or begun. Settings come from where `run` has them.
     """
     flags = dict(locals())
-    for name in ("manifest", "config", "as_json"):
+    for name in ("manifest", "config", "forget", "as_json"):
         flags.pop(name)
     from audio_batch.config import FILE_NAME, merge
     from audio_batch.errors import ExitCode, ManifestError
@@ -119,7 +98,9 @@ def doctor(
             text = " ".join([error.message, *error.problems[:SHOWN_PROBLEMS]])
             _print_json([Check("manifest", "error", for_terminal(redact(text)), error.remedy)])
         raise
-    answers = checks(request)
+    answers: Iterable[Check] = checks(request)
+    if forget:
+        answers = itertools.chain([_forgotten()], answers)
     listed = _print_json(answers) if as_json else _print_lines(answers)
     failed = any(check.status == "error" for check in listed)
     return ExitCode.ENVIRONMENT if failed else ExitCode.OK
@@ -146,6 +127,22 @@ def _request(manifest: Path | None, settings: Settings) -> PreflightRequest:
     chosen = choose(loaded, settings if cut else settings.model_copy(update={"order": None}))
     folder = OutputFolder(asked or DEFAULT_OUTPUT.absolute())
     return PreflightRequest(settings, loaded, tuple(chosen), folder)
+
+
+def _forgotten() -> Check:
+    """Forget what runs learnt of the devices.
+
+    Raises:
+        SetupError: it cannot be removed.
+    """
+    from audio_batch.preflight import Check
+    from audio_batch.remembered import Remembered
+    from audio_batch.text import for_terminal
+
+    memory = Remembered.look()
+    count = memory.forget()
+    said = f"{count} entr{'y' if count == 1 else 'ies'} removed from {memory.path.parent}."
+    return Check("forget", "ok", for_terminal(said))
 
 
 def _print_json(answers: Iterable[Check]) -> list[Check]:

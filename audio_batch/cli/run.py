@@ -7,13 +7,17 @@ from typing import Annotated
 
 import typer
 
+from audio_batch.cli import device_options as devices
 from audio_batch.cli import manifest_options as options
+from audio_batch.cli import model_options as models
+from audio_batch.cli import output_options as outputs
 from audio_batch.cli import speaker_options as speech
 from audio_batch.cli import survival_options as survival
+from audio_batch.cli.config_option import Config
+from audio_batch.cli.model_options import DECODING
 from audio_batch.cli.option import opt
 
-MODEL, DECODING = "Model", "Decoding"
-DEVICES, OUTPUT, INPUT = "Devices and workers", "Outputs", "Recordings"
+INPUT = "Recordings"
 FAILURES, TALK = "Failures and repeats", "Progress and log"
 MODES = "sequential only (--batch-size 1)"
 
@@ -22,46 +26,13 @@ def run(
     manifest: Annotated[
         Path, typer.Argument(help="JSON, a JSON list or JSON Lines; see `manifest schema`.")
     ],
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", help="Configuration file (TOML).", envvar="AUDIO_BATCH_CONFIG"),
-    ] = None,
-    output_dir: Annotated[
-        Path | None,
-        opt("Where outputs and journal go \\[transcripts].", "--output-dir", "-o", panel=OUTPUT),
-    ] = None,
-    output_format: Annotated[
-        list[str] | None,
-        opt(
-            "json txt srt vtt tsv csv lrc aud rttm uem, a list, or all; json is always written "
-            "\\[txt,srt].",
-            "--output-format",
-            "-f",
-            panel=OUTPUT,
-        ),
-    ] = None,
-    output_template: Annotated[
-        str | None,
-        opt(
-            'Names from fields, as "{folder_path}/{name}" \\[{id}].',
-            "--output-template",
-            panel=OUTPUT,
-        ),
-    ] = None,
-    max_line_width: Annotated[
-        int | None, opt("Columns of a subtitle line.", "--max-line-width", panel=OUTPUT)
-    ] = None,
-    max_line_count: Annotated[
-        int | None, opt("Lines of a subtitle.", "--max-line-count", panel=OUTPUT)
-    ] = None,
-    highlight_words: Annotated[
-        bool | None,
-        opt(
-            "Underline each word as it is spoken (srt, vtt).",
-            "--highlight-words/--no-highlight-words",
-            panel=OUTPUT,
-        ),
-    ] = None,
+    config: Config = None,
+    output_dir: outputs.OutputDir = None,
+    output_format: outputs.OutputFormat = None,
+    output_template: outputs.OutputTemplate = None,
+    max_line_width: outputs.MaxLineWidth = None,
+    max_line_count: outputs.MaxLineCount = None,
+    highlight_words: outputs.HighlightWords = None,
     root: options.Root = None,
     field: options.Field = None,
     allow_missing: options.AllowMissing = None,
@@ -70,52 +41,14 @@ def run(
     order: options.OrderBy = None,
     skip: options.Skip = None,
     limit: options.Limit = None,
-    model: Annotated[
-        str | None,
-        opt(
-            "A Whisper name, a hub repository, a folder, or demo \\[large-v3-turbo].",
-            "--model",
-            "-m",
-            panel=MODEL,
-        ),
-    ] = None,
-    model_dir: Annotated[
-        Path | None,
-        opt("Where fetched models are kept \\[the hub's cache].", "--model-dir", panel=MODEL),
-    ] = None,
-    offline: Annotated[
-        bool | None,
-        opt(
-            "Never ask the network for a model.",
-            "--offline/--online",
-            "--model-cache-only",
-            panel=MODEL,
-        ),
-    ] = None,
-    engine: Annotated[
-        str | None, opt("faster-whisper, or null (a dry run).", "--engine", panel=MODEL)
-    ] = None,
-    compute_type: Annotated[
-        str | None,
-        opt(
-            "auto, float16, int8_float16, int8, float32, … \\[auto].", "--compute-type", panel=MODEL
-        ),
-    ] = None,
-    batch_size: Annotated[
-        int | None,
-        opt(
-            "Windows of 30 s side by side; 1 is sequential, with temperature fallback "
-            "\\[by memory].",
-            "--batch-size",
-            panel=MODEL,
-        ),
-    ] = None,
-    preset: Annotated[
-        str | None, opt("fast, balanced or quality: a bundle of settings.", "--preset", panel=MODEL)
-    ] = None,
-    language: Annotated[
-        str | None, opt("Code or name \\[auto: heard in each asset].", "--language", panel=DECODING)
-    ] = None,
+    model: models.Model = None,
+    model_dir: models.ModelDir = None,
+    offline: models.Offline = None,
+    engine: models.Engine = None,
+    compute_type: models.ComputeType = None,
+    batch_size: models.BatchSize = None,
+    preset: models.Preset = None,
+    language: models.Language = None,
     task: Annotated[
         str | None, opt("transcribe, or translate into English.", "--task", panel=DECODING)
     ] = None,
@@ -234,39 +167,13 @@ def run(
     speaker_threshold: speech.SpeakerThreshold = None,
     link_speakers: speech.LinkSpeakers = None,
     link_threshold: speech.LinkThreshold = None,
-    device: Annotated[
-        str | None,
-        opt("auto, cpu, cuda:N or cuda:N,cuda:M \\[auto].", "--device", "-d", panel=DEVICES),
-    ] = None,
-    device_index: Annotated[
-        str | None, opt("CUDA numbers: 0,1.", "--device-index", panel=DEVICES)
-    ] = None,
-    threads: Annotated[
-        int | None, opt("Most assets at a time \\[all slots].", "--threads", "-t", panel=DEVICES)
-    ] = None,
-    max_per_gpu: Annotated[
-        str | None,
-        opt(
-            "Assets at a time on a device: 2, or 2,1, or 0:2,1:1 \\[2].",
-            "--max-per-gpu",
-            panel=DEVICES,
-        ),
-    ] = None,
-    cpu_threads: Annotated[
-        int | None,
-        opt("CPU threads of one asset \\[cores / slots].", "--cpu-threads", panel=DEVICES),
-    ] = None,
-    policy: Annotated[
-        str | None, opt("least-loaded or first-come \\[least-loaded].", "--policy", panel=DEVICES)
-    ] = None,
-    experimental: Annotated[
-        bool | None,
-        opt(
-            "Balance over all GPUs, whatever --device says (the default does).",
-            "--experimental/--no-experimental",
-            panel=DEVICES,
-        ),
-    ] = None,
+    device: devices.Device = None,
+    device_index: devices.DeviceIndex = None,
+    threads: devices.Threads = None,
+    max_per_gpu: devices.MaxPerGpu = None,
+    cpu_threads: devices.CpuThreads = None,
+    policy: devices.Policy = None,
+    experimental: devices.Experimental = None,
     audio_stream: Annotated[
         int | None,
         opt("Which audio stream, from 0 \\[the default one].", "--audio-stream", panel=INPUT),

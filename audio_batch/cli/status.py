@@ -20,8 +20,14 @@ def status(
     output_dir: Annotated[Path, typer.Argument(help="The --output-dir of a run.")],
     as_json: Annotated[bool, typer.Option("--json", help="Everything as JSON.")] = False,
     failed: Annotated[bool, typer.Option("--failed", help="Only what failed.")] = False,
+    suspect: Annotated[
+        bool, typer.Option("--suspect", help="Only transcripts that may not be all that was said.")
+    ] = False,
 ) -> int:
-    """Say what is done, what failed and why. Works while a run is going on."""
+    """Say what is done, what failed and why. Works while a run is going on.
+
+    With --failed and --suspect, what is either.
+    """
     from audio_batch.journal import Journal
     from audio_batch.outcome import State
     from audio_batch.storage import OutputFolder
@@ -34,19 +40,21 @@ def status(
     stages = journal.stage_counts()
     journal.close()
     counts = {state.value: sum(entry.state is state for entry in entries) for state in State}
-    if failed:
+    suspects = sum(bool(entry.suspicions) for entry in entries)
+    if failed or suspect:
         bad = (State.FAILED, State.INCOMPLETE, State.QUARANTINED)
-        entries = [e for e in entries if e.state in bad]
+        entries = [e for e in entries if (failed and e.state in bad) or (suspect and e.suspicions)]
     if as_json:
-        _write_json(output_dir, counts, stages, entries, run)
+        _write_json(output_dir, counts, suspects, stages, entries, run)
     else:
-        _show(counts, entries, run)
+        _show(counts, suspects, entries, run)
     return 0
 
 
 def _write_json(
     output_dir: Path,
     counts: dict[str, int],
+    suspects: int,
     stages: dict[str, int],
     entries: Sequence[JournalEntry],
     run: RunRecord | None,
@@ -63,13 +71,16 @@ def _write_json(
         if run
         else None,
         "counts": counts,
+        "suspect": suspects,
         "stages_done": stages,
         "assets": [dataclasses.asdict(entry) for entry in entries],
     }
     sys.stdout.write(json.dumps(body, indent=2, ensure_ascii=True) + "\n")
 
 
-def _show(counts: dict[str, int], entries: Sequence[JournalEntry], run: RunRecord | None) -> None:
+def _show(
+    counts: dict[str, int], suspects: int, entries: Sequence[JournalEntry], run: RunRecord | None
+) -> None:
     from rich.markup import escape
     from rich.table import Table
 
@@ -83,11 +94,17 @@ def _show(counts: dict[str, int], entries: Sequence[JournalEntry], run: RunRecor
         if run.exit_code is None:
             ended = "has not ended (at work, or killed)"
         console.print(f"Last run: began {begun}, {ended}.", highlight=False)
-    console.print(", ".join(f"{n} {state}" for state, n in counts.items() if n), highlight=False)
+    told = [f"{n} {state}" for state, n in counts.items() if n]
+    if suspects:
+        told.append(f"{suspects} of them suspect")
+    console.print(", ".join(told), highlight=False)
     table = Table("id", "name", "state", "attempts", "device")
     table.add_column("reason or notes", overflow="fold")
     for entry in entries:
-        remark = entry.error_text or "; ".join(entry.notes)
+        doubts = [f"suspect: {reason}" for reason in entry.suspicions]
+        remark = "; ".join(
+            [entry.error_text, *doubts] if entry.error_text else [*doubts, *entry.notes]
+        )
         cells = (entry.asset_id, entry.name, entry.state.value, str(entry.attempts))
         rest = (entry.device or "", remark)
         table.add_row(*(escape(for_terminal(cell)) for cell in (*cells, *rest)))

@@ -7,6 +7,7 @@ import ctypes
 import importlib.util
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from audio_batch.errors import UsageError
@@ -76,21 +77,48 @@ def default_batch_size(kind: str, free_bytes: int | None, model_bytes: int, slot
 def preload_libraries() -> None:
     """Let CTranslate2 find the cuBLAS and cuDNN that the torch wheels bring.
 
-    It opens them by bare name at run time; a library that the process has loaded already is found
-    whatever LD_LIBRARY_PATH says, and on Windows a folder named with `add_dll_directory` is.
+    It opens them by bare name at run time. On Linux a library that the process has loaded already
+    is found whatever LD_LIBRARY_PATH says. On Windows CTranslate2 and cuDNN look in the folders of
+    PATH, not in those of `add_dll_directory`, where only Python's own loading looks: both get them.
     Importing torch would do the same in four seconds.
     """
+    if sys.platform == "win32":
+        folders = windows_folders()
+        for folder in folders:
+            with contextlib.suppress(OSError):
+                os.add_dll_directory(str(folder))
+        os.environ["PATH"] = with_folders(os.environ.get("PATH", ""), folders)
+        return
     for package, pattern in (
         ("nvidia.cublas", "libcublas*.so.*"),
         ("nvidia.cudnn", "libcudnn*.so.*"),
     ):
-        with contextlib.suppress(ImportError, ValueError):
-            spec = importlib.util.find_spec(package)
-            for root in (spec.submodule_search_locations or []) if spec else []:
-                if sys.platform == "win32":
-                    with contextlib.suppress(OSError):
-                        os.add_dll_directory(str(Path(root) / "bin"))
-                    continue
-                for library in sorted((Path(root) / "lib").glob(pattern)):
-                    with contextlib.suppress(OSError):
-                        ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+        for folder in _folders(package, "lib"):
+            for library in sorted(folder.glob(pattern)):
+                with contextlib.suppress(OSError):
+                    ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+
+
+def windows_folders() -> list[Path]:
+    """Where wheels for Windows hold CUDA's libraries, as far as they are installed.
+
+    torch brings its own in torch/lib; whoever installs NVIDIA's wheels besides means those.
+    """
+    places = (("nvidia.cublas", "bin"), ("nvidia.cudnn", "bin"), ("torch", "lib"))
+    return [folder for package, name in places for folder in _folders(package, name)]
+
+
+def with_folders(path: str, folders: Sequence[Path]) -> str:
+    """A PATH that begins with these folders, each of them once."""
+    wanted = [str(folder) for folder in folders]
+    kept = [part for part in path.split(os.pathsep) if part and part not in wanted]
+    return os.pathsep.join([*wanted, *kept])
+
+
+def _folders(package: str, name: str) -> list[Path]:
+    """The folders of that name in an installed package, which is not imported."""
+    with contextlib.suppress(ImportError, ValueError):
+        spec = importlib.util.find_spec(package)
+        roots = (spec.submodule_search_locations or []) if spec else []
+        return [folder for root in roots if (folder := Path(root) / name).is_dir()]
+    return []

@@ -57,12 +57,10 @@ def unit(vector: NDArray[Any]) -> tuple[float, ...] | None:
     return tuple(round(float(value), 6) for value in vector / norm)
 
 
-def diarization(
-    output: Any, duration_s: float, limits: SpeakerLimits, notes: tuple[str, ...]
-) -> Diarization:
+def diarization(output: Any, duration_s: float, notes: tuple[str, ...]) -> Diarization:
     """pyannote's output as records, with labels in the order in which the voices are heard."""
     all_turns = list(_turns(output.speaker_diarization, duration_s))
-    alone = list(_apart(_turns(output.exclusive_speaker_diarization, duration_s)))
+    alone = list(apart(_turns(output.exclusive_speaker_diarization, duration_s)))
     names = {
         label: f"SPEAKER_{number:02d}"
         for number, label in enumerate(dict.fromkeys(turn.speaker for turn in all_turns))
@@ -85,7 +83,7 @@ def diarization(
             Turn(names[t.speaker], t.start_s, t.end_s) for t in alone if t.speaker in names
         ),
         speakers=speakers,
-        notes=(*notes, *_counted(len(speakers), limits)),
+        notes=notes,
     )
 
 
@@ -99,7 +97,7 @@ def _turns(annotation: Any, duration_s: float) -> Iterable[Turn]:
     return sorted(kept, key=lambda turn: (turn.start_s, turn.end_s, turn.speaker))
 
 
-def _apart(turns: Iterable[Turn]) -> Iterator[Turn]:
+def apart(turns: Iterable[Turn]) -> Iterator[Turn]:
     """Sorted turns without overlaps, which filled pauses (`min_duration_off`) can bring in."""
     free_s = 0.0
     for turn in turns:
@@ -108,7 +106,7 @@ def _apart(turns: Iterable[Turn]) -> Iterator[Turn]:
             free_s = turn.end_s
 
 
-def _counted(found: int, limits: SpeakerLimits) -> tuple[str, ...]:
+def counted(found: int, limits: SpeakerLimits) -> tuple[str, ...]:
     """A note where the voices found are not as many as were asked for."""
     least = limits.num_speakers or limits.min_speakers or 0
     most = limits.num_speakers or limits.max_speakers or found

@@ -1,8 +1,14 @@
-"""faster-whisper behind the engine protocol: one model per device, shared by its threads."""
+"""faster-whisper behind the engine protocol: one model per device, shared by its threads.
+
+The library's own `transcribe` holds the features of a whole recording. Here the same steps are
+taken one batch or window at a time: what is held grows with a recording by its samples alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,16 +16,30 @@ from numpy.typing import NDArray
 
 from audio_batch.engines.base import LoadRequest, Progress, Recognition, Recognizer
 from audio_batch.engines.cuda import default_batch_size, preload_libraries, resolve_compute_type
-from audio_batch.engines.failures import first_line, is_device_trouble
+from audio_batch.engines.failures import device_error, first_line, is_out_of_memory
+from audio_batch.engines.silero import SAMPLE_RATE_HZ, speech_spans
+from audio_batch.engines.whisper_arguments import (
+    WINDOW_S,
+    batched_arguments,
+    sequential_arguments,
+    shared_arguments,
+    vad_parameters,
+)
+from audio_batch.engines.whisper_features import log_mel
+from audio_batch.engines.whisper_segments import collect
+from audio_batch.engines.whisper_speech import Speech, grid, windows
 from audio_batch.errors import AssetError, AudioBatchError, DeviceError, ErrorKind, SetupError
 from audio_batch.models import ModelReference
 from audio_batch.options import DecodingOptions
-from audio_batch.transcript import Segment, Word
 
-SAMPLE_RATE_HZ = 16_000
-WINDOW_S = 30
 MIN_SAMPLES = 400
 """Below one analysis frame CTranslate2 divides by zero and takes the process with it."""
+
+WHOLE_S = 600.0
+"""Seconds of speech up to which the sequential mode has all features at once (0.5 GB on the way);
+those of more are computed window by window."""
+
+_log = logging.getLogger("audio_batch.transcription")
 
 
 class FasterWhisperEngine:
@@ -45,7 +65,10 @@ class FasterWhisperEngine:
             try:
                 visible = ctranslate2.get_cuda_device_count()
             except RuntimeError as error:
-                raise DeviceError(f"CUDA does not start: {error}.") from error
+                text = first_line(error)
+                raise (
+                    device_error(text, device.id) or DeviceError(f"CUDA does not start: {text}.")
+                ) from error
             if index >= visible:
                 raise DeviceError(
                     f"{device.id} is not visible to CTranslate2 ({visible} CUDA devices).",
@@ -74,14 +97,22 @@ class FasterWhisperEngine:
             raise _load_error(error, request) from error
         description = {
             "compute_type": compute_type,
-            "batch_size": batch_size,
             "multilingual": bool(model.model.is_multilingual),
         }
         return WhisperRecognizer(model, request.model, batch_size, description, warnings)
 
 
 class WhisperRecognizer:
-    """A loaded Whisper model; see `Recognizer`."""
+    """A loaded Whisper model; see `Recognizer`.
+
+    Where memory runs out in a batch, that batch is done again with half as many windows and
+    `description["batch_size"]` stays at that, for every thread.
+
+    Args:
+        model: a `faster_whisper.WhisperModel`.
+        batch_size: windows per batch to begin with.
+        whole_s: see `WHOLE_S`.
+    """
 
     def __init__(
         self,
@@ -90,12 +121,15 @@ class WhisperRecognizer:
         batch_size: int,
         description: dict[str, Any],
         warnings: Sequence[str],
+        *,
+        whole_s: float = WHOLE_S,
     ) -> None:
         self.model = model
         self.reference = reference
-        self.batch_size = batch_size
-        self.description = description
+        self.description = {**description, "batch_size": batch_size}
         self.warnings = tuple(warnings)
+        self.whole_s = whole_s
+        self._lock = threading.Lock()
 
     def transcribe(
         self, samples: NDArray[np.float32], options: DecodingOptions, progress: Progress
@@ -129,200 +163,186 @@ class WhisperRecognizer:
     def _transcribe(
         self, samples: NDArray[np.float32], options: DecodingOptions, progress: Progress
     ) -> Recognition:
-        import faster_whisper
         from faster_whisper.transcribe import restore_speech_timestamps
-        from faster_whisper.vad import VadOptions, collect_chunks, get_speech_timestamps
 
-        shared = _shared_arguments(options)
-        vad = _vad_parameters(options)
-        speech_s: float | None = None
+        with_vad = options.vad_method == "silero"
+        spans = [{"start": 0, "end": len(samples)}]
+        if with_vad:
+            spans = speech_spans(samples, vad_parameters(options))
+        speech = Speech(samples, spans)
+        if not len(speech):
+            # The model is not asked, since it would invent some.
+            return Recognition(
+                (), options.language, speech_s=0.0, notes=("no speech found",), last_speech_s=0.0
+            )
         if options.sequential:
-            spans: list[dict[str, int]] = []
-            if options.vad_method == "silero":
-                # What vad_filter=True would do, but with the empty case in our hands: without any
-                # speech the model is not asked, since it would invent some.
-                spans = get_speech_timestamps(samples, VadOptions(**vad))
-                if not spans:
-                    return _nothing_heard(options)
-                speech_s = sum(span["end"] - span["start"] for span in spans) / SAMPLE_RATE_HZ
-                samples = np.concatenate(collect_chunks(samples, spans)[0])
-            segments, info = self.model.transcribe(
-                samples, **shared, **_sequential_arguments(options), vad_filter=False
-            )
-            if spans:
-                segments = restore_speech_timestamps(segments, spans, SAMPLE_RATE_HZ)
+            segments, language, probability = self._sequential(speech, options)
         else:
-            # The pipeline keeps state between calls, so each call has its own around the model.
-            pipeline = faster_whisper.BatchedInferencePipeline(self.model)
-            chunk_s = options.chunk_length_s or WINDOW_S
-            windows: dict[str, Any] = {"vad_filter": True, "vad_parameters": vad}
-            if options.vad_method == "none":
-                windows = {"vad_filter": False, "clip_timestamps": _grid(len(samples), chunk_s)}
-            segments, info = pipeline.transcribe(
-                samples,
-                **shared,
-                **windows,
-                chunk_length=options.chunk_length_s,
-                batch_size=self.batch_size,
-                **(
-                    {}
-                    if options.without_timestamps is None
-                    else {"without_timestamps": options.without_timestamps}
-                ),
-            )
-            if info.duration_after_vad == 0:
-                return _nothing_heard(options)
-        heard = _collect(segments, options, progress)
+            width = (options.chunk_length_s or WINDOW_S) * SAMPLE_RATE_HZ
+            cut = windows(spans, width) if with_vad else grid(len(speech), width)
+            segments, language, probability = self._batched(speech, cut, options)
+        if with_vad:
+            segments = restore_speech_timestamps(segments, spans, SAMPLE_RATE_HZ)
         return Recognition(
-            segments=heard,
+            segments=collect(segments, options.join_gap_s, progress),
+            language=language,
+            language_probability=round(float(probability), 4),
+            speech_s=round(len(speech) / SAMPLE_RATE_HZ, 3),
+            last_speech_s=round(spans[-1]["end"] / SAMPLE_RATE_HZ, 3) if with_vad else None,
+        )
+
+    def _sequential(
+        self, speech: Speech, options: DecodingOptions
+    ) -> tuple[Iterator[Any], str, float]:
+        """Segments in speech time, the language and its probability.
+
+        As `WhisperModel.transcribe` does it, but for the features.
+        """
+        extractor = self.model.feature_extractor
+        features = log_mel(extractor, speech, options.chunk_length_s, self.whole_s)
+        language, detected = options.language, None
+        if language is None and self.model.model.is_multilingual:
+            language, detected, _ = self.model.detect_language(
+                features=features[:, : extractor.nb_max_frames]
+            )
+        # Never started: this is to have faster-whisper resolve the arguments.
+        _, info = self.model.transcribe(
+            np.zeros(SAMPLE_RATE_HZ, np.float32),
+            language=language,
+            **shared_arguments(options),
+            **sequential_arguments(options),
+        )
+        segments = self.model.generate_segments(
+            features, self._tokenizer(info, options), info.transcription_options, False
+        )
+        return segments, info.language, info.language_probability if detected is None else detected
+
+    def _batched(
+        self, speech: Speech, cut: Sequence[tuple[int, int]], options: DecodingOptions
+    ) -> tuple[Iterator[Any], str, float]:
+        """Segments in speech time, the language and its probability.
+
+        As `BatchedInferencePipeline.transcribe` does it, but for the features.
+        """
+        import faster_whisper
+
+        # The pipeline keeps state between calls, so each call has its own around the model.
+        pipeline = faster_whisper.BatchedInferencePipeline(self.model)
+        first_s = WINDOW_S + 1  # the language is told from 30 s, counted in frames
+        beginning = [window for window in cut if window[0] < first_s * SAMPLE_RATE_HZ]
+        # Never started: this is to have faster-whisper resolve the arguments and the language.
+        # It cuts its times off to samples, and half a sample keeps them from falling short.
+        _, info = pipeline.transcribe(
+            speech.read(0, beginning[-1][1]),
+            language=options.language,
+            clip_timestamps=[
+                {"start": (start + 0.5) / SAMPLE_RATE_HZ, "end": (end + 0.5) / SAMPLE_RATE_HZ}
+                for start, end in beginning
+            ],
+            **shared_arguments(options),
+            **batched_arguments(options),
+        )
+        tokenizer = self._tokenizer(info, options)
+        segments = self._batches(pipeline, speech, cut, tokenizer, info.transcription_options)
+        return segments, info.language, info.language_probability
+
+    def _tokenizer(self, info: Any, options: DecodingOptions) -> Any:
+        from faster_whisper.tokenizer import Tokenizer
+
+        return Tokenizer(
+            self.model.hf_tokenizer,
+            self.model.model.is_multilingual,
+            task=options.task,
             language=info.language,
-            language_probability=round(float(info.language_probability), 4),
-            speech_s=round(float(info.duration_after_vad if speech_s is None else speech_s), 3),
         )
 
+    def _batches(
+        self,
+        pipeline: Any,
+        speech: Speech,
+        cut: Sequence[tuple[int, int]],
+        tokenizer: Any,
+        resolved: Any,
+    ) -> Iterator[Any]:
+        """Decode batch after batch; one that memory does not hold is done again, smaller."""
+        from faster_whisper.transcribe import Segment, Word
 
-def _nothing_heard(options: DecodingOptions) -> Recognition:
-    """The answer for a recording in which the VAD found no speech."""
-    return Recognition((), options.language, speech_s=0.0, notes=("no speech found",))
+        done = 0
+        while done < len(cut):
+            batch = cut[done : done + self.description["batch_size"]]
+            outputs = self._attempt(pipeline, speech, batch, tokenizer, resolved)
+            if outputs is None:
+                continue
+            done += len(batch)
+            for raw in (segment for output in outputs for segment in output):
+                words = raw.pop("words", None)
+                yield Segment(
+                    id=0,
+                    **{**raw, "start": round(raw["start"], 3), "end": round(raw["end"], 3)},
+                    words=None if words is None else [Word(**word) for word in words],
+                    temperature=resolved.temperatures[0],
+                )
 
+    def _attempt(
+        self,
+        pipeline: Any,
+        speech: Speech,
+        batch: Sequence[tuple[int, int]],
+        tokenizer: Any,
+        resolved: Any,
+    ) -> list[list[dict[str, Any]]] | None:
+        """Decode one batch; None where it is to be tried again with fewer windows.
 
-def _shared_arguments(options: DecodingOptions) -> dict[str, Any]:
-    """What both modes understand, under faster-whisper's names."""
-    return {
-        "language": options.language,
-        "task": options.task,
-        "beam_size": options.beam_size,
-        "patience": options.patience,
-        "length_penalty": options.length_penalty,
-        "repetition_penalty": options.repetition_penalty,
-        "no_repeat_ngram_size": options.no_repeat_ngram_size,
-        "temperature": list(options.temperature),
-        "initial_prompt": options.initial_prompt,
-        "hotwords": options.hotwords,
-        "word_timestamps": options.word_timestamps,
-        "suppress_blank": options.suppress_blank,
-        "max_new_tokens": options.max_new_tokens,
-        "log_progress": False,
-    }
+        The error must be gone before that: its traceback holds what the failed batch allocated.
+        """
+        from faster_whisper.audio import pad_or_trim
 
+        try:
+            features = [
+                pad_or_trim(self.model.feature_extractor(speech.read(*window))[..., :-1])
+                for window in batch
+            ]
+            metadata = [
+                {"offset": start / SAMPLE_RATE_HZ, "duration": (end - start) / SAMPLE_RATE_HZ}
+                for start, end in batch
+            ]
+            outputs: list[list[dict[str, Any]]] = pipeline.forward(
+                np.stack(features), tokenizer, metadata, resolved
+            )
+            return outputs
+        except Exception as error:
+            if is_out_of_memory(error) and self._lower(len(batch), first_line(error)):
+                return None
+            raise
 
-def _sequential_arguments(options: DecodingOptions) -> dict[str, Any]:
-    """What only the window loop understands."""
-    return {
-        "best_of": options.best_of,
-        "compression_ratio_threshold": options.compression_ratio_threshold,
-        "log_prob_threshold": options.logprob_threshold,
-        "no_speech_threshold": options.no_speech_threshold,
-        "condition_on_previous_text": options.condition_on_previous_text,
-        "hallucination_silence_threshold": options.hallucination_silence_threshold,
-        "without_timestamps": bool(options.without_timestamps),
-        "chunk_length": options.chunk_length_s,
-    }
-
-
-def _vad_parameters(options: DecodingOptions) -> dict[str, Any]:
-    """Silero's parameters under faster-whisper's names; what is not set keeps its default.
-
-    Batches are cut at pauses of 160 ms (faster-whisper's own choice for them), the window loop
-    leaves out pauses of 2 s.
-    """
-    values: dict[str, Any] = {
-        "threshold": options.vad_onset,
-        "neg_threshold": options.vad_offset,
-        "min_speech_duration_ms": options.vad_min_speech_ms,
-        "min_silence_duration_ms": options.vad_min_silence_ms,
-        "speech_pad_ms": options.vad_pad_ms,
-    }
-    parameters = {key: value for key, value in values.items() if value is not None}
-    if not options.sequential:
-        parameters.setdefault("min_silence_duration_ms", 160)
-    return parameters
-
-
-def _grid(samples: int, chunk_s: int) -> list[dict[str, float]]:
-    """Windows side by side over the whole recording, for batches without VAD."""
-    total_s = samples / SAMPLE_RATE_HZ
-    starts = range(0, max(1, -(-samples // SAMPLE_RATE_HZ)), chunk_s)
-    return [{"start": float(s), "end": min(float(s + chunk_s), total_s)} for s in starts]
-
-
-def _collect(
-    segments: Iterable[Any], options: DecodingOptions, progress: Progress
-) -> tuple[Segment, ...]:
-    """Consume the lazy generator, which is where the work happens."""
-    collected: list[Segment] = []
-    for raw in segments:
-        segment = _segment(raw)
-        progress(segment.end_s)
-        if segment.text:
-            _append(collected, segment, options.join_gap_s)
-    return tuple(collected)
-
-
-def _segment(raw: Any) -> Segment:
-    words = tuple(
-        Word(
-            text=word.word.strip(),
-            start_s=round(float(word.start), 3),
-            end_s=round(float(word.end), 3),
-            probability=round(float(word.probability), 4),
-        )
-        for word in raw.words or ()
-        if word.word.strip()
-    )
-    return Segment(
-        text=raw.text.strip(),
-        start_s=round(float(raw.start), 3),
-        end_s=round(max(float(raw.end), float(raw.start)), 3),
-        words=words,
-        avg_logprob=_rounded(raw.avg_logprob),
-        no_speech_prob=_rounded(raw.no_speech_prob),
-        compression_ratio=_rounded(raw.compression_ratio),
-        temperature=_rounded(raw.temperature),
-    )
-
-
-def _rounded(value: Any) -> float | None:
-    return None if value is None else round(float(value), 4)
-
-
-def _append(collected: list[Segment], segment: Segment, join_gap_s: float | None) -> None:
-    """Add a segment, or make it part of the one before where the model asks for joining."""
-    last = collected[-1] if collected else None
-    if last is None or join_gap_s is None or segment.start_s - last.end_s > join_gap_s:
-        collected.append(segment)
-        return
-    weights = (max(1, len(last.text.split())), max(1, len(segment.text.split())))
-    collected[-1] = Segment(
-        text=f"{last.text} {segment.text}",
-        start_s=last.start_s,
-        end_s=max(last.end_s, segment.end_s),
-        words=last.words + segment.words,
-        avg_logprob=_mean(last.avg_logprob, segment.avg_logprob, weights),
-        no_speech_prob=last.no_speech_prob,
-        compression_ratio=last.compression_ratio,
-        temperature=last.temperature,
-    )
-
-
-def _mean(first: float | None, second: float | None, weights: tuple[int, int]) -> float | None:
-    if first is None or second is None:
-        return None
-    return round((first * weights[0] + second * weights[1]) / sum(weights), 4)
+    def _lower(self, failed: int, text: str) -> bool:
+        """Make batches smaller than the one of `failed` windows; False if it had but one."""
+        if failed == 1:
+            return False
+        with self._lock:
+            if self.description["batch_size"] >= failed:  # else another thread has been here
+                self.description["batch_size"] = failed // 2
+                _log.warning(
+                    "Out of memory with %d windows in a batch, going on with %d: %s.",
+                    failed,
+                    failed // 2,
+                    text,
+                )
+        return True
 
 
 def _load_error(error: Exception, request: LoadRequest) -> AudioBatchError:
     """Translate what loading raised: the folder's fault, or the device's."""
     text = first_line(error)
-    if request.device.kind == "cuda" and is_device_trouble(text):
+    name, device = request.model.name, request.device
+    if is_out_of_memory(error):
         return DeviceError(
-            f"{request.device.id} cannot load {request.model.name!r}: {text}.",
-            remedy="Check the driver and the CUDA 12 libraries (cuBLAS, cuDNN), or --device cpu.",
+            f"There is no memory on {device.id} to load {name!r}: {text}.",
+            remedy="Use --compute-type int8_float16, a smaller model or a smaller --max-per-gpu.",
         )
-    if isinstance(error, MemoryError) or "bad_alloc" in text:
-        return DeviceError(f"There is no memory to load {request.model.name!r}: {text}.")
-    return SetupError(
-        f"The model {request.model.name!r} cannot be loaded from {request.model.path}: {text}.",
+    trouble = device_error(text, device.id) if device.kind == "cuda" else None
+    return trouble or SetupError(
+        f"The model {name!r} cannot be loaded from {request.model.path}: {text}.",
         remedy="Download or convert it again (`audio-batch models pull`).",
     )
 
@@ -331,15 +351,15 @@ def translate(error: Exception) -> AssetError | DeviceError:
     """The one seam for what faster-whisper, CTranslate2 and ONNX Runtime raise at work."""
     text = first_line(error)
     low = text.lower()
-    if isinstance(error, MemoryError) or "out of memory" in low or "bad_alloc" in low:
+    if is_out_of_memory(error):
         return AssetError(
             ErrorKind.OUT_OF_MEMORY,
             f"The device ran out of memory: {text}.",
             remedy="Use a smaller --batch-size, --max-per-gpu or --compute-type int8_float16.",
             transient=True,
         )
-    if is_device_trouble(text):
-        return DeviceError(f"The device failed: {text}.", remedy="See the driver's log.")
+    if trouble := device_error(text):
+        return trouble
     if "max_new_tokens" in low or "length of the prompt" in low:
         return AssetError(ErrorKind.OPTION, f"The prompt is too long: {text}.")
     return AssetError(

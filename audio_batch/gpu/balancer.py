@@ -52,7 +52,7 @@ class DeviceLoad:
     """One device for the progress display; None stands for what nobody reports.
 
     `free_bytes` is what the driver says, without the reservations. `out_reason` is None for a
-    device in service.
+    device in service, which gets no tasks while it is `held`.
     """
 
     device: Device
@@ -62,6 +62,7 @@ class DeviceLoad:
     free_bytes: int | None
     total_bytes: int | None
     out_reason: str | None
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,6 +117,7 @@ class _Bay:
     leases: dict[int, Lease] = field(default_factory=dict)  # by slot
     reservations: list[_Reservation] = field(default_factory=list)
     out_reason: str | None = None
+    held: bool = False
 
     def reserved_bytes(self, reading: Reading) -> int:
         """Sum what the reading does not show yet, and forget what it does.
@@ -190,6 +192,9 @@ class Balancer:
                 lease = self._try(exclude, need_bytes)
                 if lease is not None:
                     return lease
+                bays = self._bays.values()
+                if all(bay.out_reason is not None or bay.device.id in exclude for bay in bays):
+                    raise self._nothing_left(exclude)
                 self._changed.wait(_POLL_S)
 
     def try_lease(
@@ -203,7 +208,7 @@ class Balancer:
         For whoever also gives the slots back: waiting for itself it would wait for ever.
 
         Raises:
-            SetupError: no device is left, or none that is not excluded.
+            SetupError: no device is left.
         """
         with self._changed:
             return self._try(exclude, need_bytes)
@@ -223,6 +228,30 @@ class Balancer:
                 logger.warning("%s (%s) is taken out: %s", device_id, bay.device.name, reason)
                 self._changed.notify_all()
 
+    def hold(self, device_id: str) -> None:
+        """Give that device no tasks until `resume`: its models are being loaded. From any thread.
+
+        Raises:
+            KeyError: no such device.
+        """
+        with self._changed:
+            self._bays[device_id].held = True
+
+    def resume(self, device_id: str) -> None:
+        """End a `hold`. From any thread."""
+        with self._changed:
+            self._bays[device_id].held = False
+            self._changed.notify_all()
+
+    def set_maximum(self, device_id: str, maximum: int) -> None:
+        """Change how many tasks a device takes at once, at least 1; those at work stay there.
+
+        From any thread.
+        """
+        with self._changed:
+            self._bays[device_id].maximum = max(1, maximum)
+            self._changed.notify_all()
+
     def loads(self) -> tuple[DeviceLoad, ...]:
         """Say how busy every device is, in device order. From any thread, without waiting."""
         with self._changed:
@@ -238,6 +267,7 @@ class Balancer:
                         free_bytes=reading.free_bytes,
                         total_bytes=reading.total_bytes,
                         out_reason=bay.out_reason,
+                        held=bay.held,
                     )
                 )
             return tuple(loads)
@@ -253,11 +283,15 @@ class Balancer:
         self, exclude: frozenset[str], need_bytes: int | Callable[[Device], int]
     ) -> Lease | None:
         states = []
+        in_service = False
         for bay in self._bays.values():
             reading = self._readings.read(bay.device)
             if reading.lost:
                 self.take_out(bay.device.id, "the driver no longer reports it")
-            if bay.out_reason is not None or bay.device.id in exclude:
+            if bay.out_reason is not None:
+                continue
+            in_service = True
+            if bay.held or bay.device.id in exclude:
                 continue
             free, reserved = reading.free_bytes, bay.reserved_bytes(reading)
             need = need_bytes if isinstance(need_bytes, int) else need_bytes(bay.device)
@@ -271,8 +305,10 @@ class Balancer:
                     need_bytes=need,
                 )
             )
+        if not in_service:
+            raise self._nothing_left()
         if not states:
-            raise self._nothing_left(exclude)
+            return None
         chosen = self._policy(fitting(states))
         if chosen is None:
             return None
@@ -301,7 +337,7 @@ class Balancer:
                 self._settle(lease)
                 self._changed.notify_all()
 
-    def _nothing_left(self, exclude: frozenset[str]) -> SetupError:
+    def _nothing_left(self, exclude: frozenset[str] = frozenset()) -> SetupError:
         why = "; ".join(
             f"{bay.device.id} {f'is out ({bay.out_reason})' if bay.out_reason else 'has failed it'}"
             for bay in self._bays.values()
@@ -317,6 +353,8 @@ def _status(load: DeviceLoad) -> str:
     label = "CPU" if load.device.kind == "cpu" else f"GPU {load.device.cuda_index}"
     if load.out_reason is not None:
         return f"{label}: {load.active}/{load.maximum} tasks, taken out"
+    if load.held:
+        return f"{label}: {load.active}/{load.maximum} tasks, loading"
     busy = "n/a" if load.utilization_pct is None else f"{load.utilization_pct:.0f}%"
     return f"{label}: {load.active}/{load.maximum} tasks, {busy} util"
 

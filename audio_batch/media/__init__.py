@@ -10,6 +10,7 @@ How a file is taken:
   a protocol, a playlist or a pattern, and no other file can be opened.
 - `container` admits real media containers, picks the audio stream and checks the limits.
 - `headers` reads what the file says of its own length where FFmpeg is silent about it.
+- `tails` looks at how the file ends where nothing declares a length.
 - `decode` goes on after bad packets, keeps the timeline right and says what was lost.
 """
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 import av.logging
@@ -29,7 +29,12 @@ FORMATS = (
 Left out on purpose: whatever names other files (hls, concat, dash, sdp, image sequences), and raw
 streams that any text would pass for."""
 
-_OPTIONS = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "none"}
+_OPTIONS = {
+    "format_whitelist": ",".join(FORMATS),
+    "protocol_whitelist": "none",
+    # How far into a film FFmpeg looks for sound that sets in late; at most 5 MB (its probesize).
+    "analyzeduration": "30000000",
+}
 
 # Until PyAV 19 a tag that is no UTF-8 raises unless told otherwise; since then it never does.
 _OPEN_ARGUMENTS: dict[str, Any] = (
@@ -55,7 +60,8 @@ class OpenMedia:
     """A recording that is open for decoding, in one thread.
 
     `start_s` is the clock at the file's first stream. `declared_s` is the length from there to the
-    end of the sound, if the container truly declares one that the decoded one can be held against.
+    end of the sound, if the container truly declares one that the decoded one can be held against;
+    `longest_s` is that, or else the declared length of the film that the sound goes with.
     """
 
     source: Source
@@ -65,6 +71,7 @@ class OpenMedia:
     headers: Headers
     start_s: float | None
     declared_s: float | None
+    longest_s: float | None
 
 
 def probe(
@@ -141,7 +148,7 @@ def _chosen(
     check_limits(path, rate_hz, channels, limits)
     start = container.start_time
     start_s = None if start is None else start / av.time_base
-    duration_s, believed = _duration(container, stream, headers, start_s or 0.0, has_video)
+    duration_s, of = _duration(container, stream, headers, start_s or 0.0, has_video)
     info = MediaInfo(
         container=str(container.format.name),
         codec=str(stream.codec_context.codec.canonical_name),
@@ -152,8 +159,9 @@ def _chosen(
         audio_stream=number,
         has_video=has_video,
     )
-    declared_s = duration_s if believed else None
-    return OpenMedia(source, container, stream, info, headers, start_s, declared_s)
+    declared_s = duration_s if of == "sound" else None
+    longest_s = duration_s if of else None
+    return OpenMedia(source, container, stream, info, headers, start_s, declared_s, longest_s)
 
 
 def check_limits(path: Path, rate_hz: int, channels: int, limits: MediaLimits) -> None:
@@ -229,12 +237,12 @@ def _settle_layout(stream: Any) -> int:
 
 def _duration(
     container: Any, stream: Any, headers: Headers, start_s: float, has_video: bool
-) -> tuple[float | None, bool]:
-    """The length up to the end of the stream in seconds, and whether the container declares it."""
+) -> tuple[float | None, Literal["sound", "film"] | None]:
+    """The length up to the end of the stream in seconds, and of what the container declares it."""
     names = set(str(container.format.name).split(","))
     bit_rate = stream.codec_context.bit_rate
     if headers.declared_bytes is not None and bit_rate:
-        return headers.declared_bytes * 8 / bit_rate, True
+        return headers.declared_bytes * 8 / bit_rate, "sound"
     if stream.duration is not None and stream.time_base:
         duration_s = float(stream.duration * stream.time_base)
         if stream.start_time is not None:
@@ -244,11 +252,12 @@ def _duration(
     elif container.duration is not None:
         duration_s = container.duration / av.time_base
     else:
-        return None, False
+        return None, None
     if duration_s <= 0:
-        return None, False
-    shared = has_video and bool(names & _ONE_DURATION_FOR_ALL)
-    return duration_s, not (headers.estimated or names & _ESTIMATED or shared)
+        return None, None
+    if headers.estimated or names & _ESTIMATED:
+        return duration_s, None
+    return duration_s, "film" if has_video and names & _ONE_DURATION_FOR_ALL else "sound"
 
 
 def _tagged_duration(metadata: dict[str, str]) -> float | None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from audio_batch.media.container import OpenMedia, check_limits, open_media
 from audio_batch.media.failures import over_limit, without_sound
 from audio_batch.media.samples import Mixer, SampleStore, clean
+from audio_batch.media.tails import broken_end
 from audio_batch.media.types import DEFAULT_LIMITS, SAMPLE_RATE_HZ, Audio, AudioState, MediaLimits
 
 _MAX_FAILURES_IN_A_ROW = 1_000
@@ -96,7 +97,11 @@ def decode(
 
 @dataclass(slots=True)
 class _Losses:
-    """What was lost: failed packets before the first sound, between sounds, since the last one."""
+    """What was lost: failed packets before the first sound, between sounds, since the last one.
+
+    Of the timeline: what was filled with silence for packets that were lost, and where the recorder
+    stored none, and how often the clock was set anew.
+    """
 
     before: int = 0
     between: int = 0
@@ -104,6 +109,7 @@ class _Losses:
     sounded: bool = False
     gaps_s: float = 0.0
     muted_s: float = 0.0
+    restarts: int = 0
 
     def packet_failed(self) -> None:
         self.since += 1
@@ -260,6 +266,7 @@ class _Take:
         if lag_s > _MIN_GAP_S and self._is_vouched(lag_s):
             self._leave_gap(packet, lag_s)
         elif not -_MIN_RESTART_S < lag_s <= _MIN_GAP_S:
+            self.losses.restarts += 1
             self._origin_s += lag_s
 
     def _measure_skipped(self, packet: Any) -> None:
@@ -273,10 +280,10 @@ class _Take:
             self._leave_gap(packet, skipped_s)
 
     def _is_vouched(self, gap_s: float) -> bool:
-        declared_s = self._media.declared_s
-        if declared_s is None:
+        longest_s = self._media.longest_s
+        if longest_s is None:
             return gap_s <= _MAX_UNDECLARED_GAP_S
-        return self._position_s + gap_s <= declared_s + 1.0
+        return self._position_s + gap_s <= longest_s + 1.0
 
     def _leave_gap(self, packet: Any, gap_s: float) -> None:
         if self.losses.sounded or self.losses.since:
@@ -328,12 +335,30 @@ def _verdict(media: OpenMedia, take: _Take) -> tuple[AudioState, list[str]]:
     elif media.headers.cut:
         state = "truncated"
         notes.append(f"truncated: the file breaks off after {total_s:.1f} s")
+    elif (broken := _broken_end(media, losses)) is not None:
+        state = "truncated"
+        notes.append(f"truncated: {broken}, after {total_s:.1f} s")
+    elif media.headers.unmarked:
+        notes.append(f"may be cut off: the file has no end mark after {total_s:.1f} s")
     elif excess_s < -_MIN_SHORTFALL_S:
         notes.append(f"ends early: {total_s:.1f} s{of} decoded")
     elif excess_s > tolerance_s:
         notes.append(f"longer than declared: {total_s:.1f} s instead of {declared_s:.1f} s")
     if not take.gaps_kept:
         notes.append("its time stamps contradict each other: later times may be early")
+    if losses.restarts:
+        times = "once" if losses.restarts == 1 else f"{losses.restarts} times"
+        notes.append(f"its clock was set anew {times}: times count the sound alone")
     if losses.muted_s:
         notes.append(f"nothing was recorded for {losses.muted_s:.1f} s within, left silent")
     return state, notes
+
+
+def _broken_end(media: OpenMedia, losses: _Losses) -> str | None:
+    """What is wrong with the end of a file that nothing but its end tells anything of."""
+    containers = set(media.info.container.split(","))
+    if media.declared_s is not None and "mov" not in containers:
+        return None
+    if media.info.codec in _CHECKED and losses.since:
+        return "the file breaks off within a frame"
+    return broken_end(media.source, containers)

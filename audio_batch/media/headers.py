@@ -15,6 +15,8 @@ from audio_batch.media.source import Source
 _MAX_CHUNKS = 1_000
 _MP3_WINDOW_BYTES = 4_096
 _OGG_WINDOW_BYTES = 2 * 65_307  # the largest Ogg page (RFC 3533) fits whole into one half
+_ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+_ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _W64_RIFF = bytes.fromhex("726966662e91cf11a5d628db04c10000")
 _W64_DATA = bytes.fromhex("64617461f3acd3118cd100c04f8edb8a")
 
@@ -24,12 +26,14 @@ class Headers:
     """What the file's own bytes tell.
 
     `declared_bytes` is the size of the sound in a WAV-like file when the file is too short for it,
-    else None. `cut` says that the file ends in the middle of a page or chunk. `estimated` says that
+    else None. `cut` says that the file ends in the middle of a page or chunk, or is shorter than it
+    says; `unmarked` that it lacks the mark which its format wants at the end. `estimated` says that
     FFmpeg's idea of the length would come from the bit rate.
     """
 
     declared_bytes: int | None = None
     cut: bool = False
+    unmarked: bool = False
     estimated: bool = False
 
 
@@ -44,10 +48,12 @@ def read_headers(source: Source) -> Headers:
         headers = Headers(cut=not _is_placeholder(size) and size + 8 > source.size_bytes)
     elif magic[:16] == _W64_RIFF:
         headers = Headers(declared_bytes=_missing_w64(source))
+    elif magic[:16] == _ASF_HEADER:
+        headers = Headers(cut=_is_cut_asf(source))
     elif magic[:4] == b"caff":
         headers = Headers(declared_bytes=_missing_caf(source))
     elif magic[:4] == b"OggS":
-        headers = Headers(cut=_ends_within_ogg_page(source))
+        headers = _ogg_end(source)
     elif magic[:3] == b"ID3" or (magic[:1] == b"\xff" and magic[1:2] >= b"\xe0"):
         headers = Headers(estimated=not _mp3_counts_frames(source))
     source.seek(0)
@@ -118,18 +124,38 @@ def _missing_caf(source: Source) -> int | None:
     return None
 
 
-def _ends_within_ogg_page(source: Source) -> bool:
-    """Whether the last Ogg page (RFC 3533, section 6) is longer than what is left of the file."""
+def _is_cut_asf(source: Source) -> bool:
+    """Whether a Windows Media file is shorter than it says (ASF specification, 3.2).
+
+    A broadcast, as its flag calls it, was sent before its size was known.
+    """
+    offset = 30
+    for _ in range(_MAX_CHUNKS):
+        header = source.read_at(offset, 92)
+        size = int.from_bytes(header[16:24], "little")
+        if len(header) < 92 or size < 24:
+            return False
+        if header[:16] == _ASF_PROPERTIES:
+            is_broadcast = header[88] & 1
+            return not is_broadcast and int.from_bytes(header[40:48], "little") > source.size_bytes
+        offset += size
+    return False
+
+
+def _ogg_end(source: Source) -> Headers:
+    """How an Ogg file ends (RFC 3533, section 6): whether its last page is longer than what is left
+    of the file, and whether that page is marked as a stream's last one."""
     start = max(0, source.size_bytes - _OGG_WINDOW_BYTES)
     tail = source.read_at(start, _OGG_WINDOW_BYTES)
     page = tail.rfind(b"OggS\x00")
     if page < 0:
-        return False
+        return Headers()
     if len(tail) < page + 27:
-        return True
+        return Headers(cut=True)
     segments = tail[26 + page]
     lengths = tail[27 + page : 27 + page + segments]
-    return page + 27 + segments + sum(lengths) > len(tail)
+    is_cut = page + 27 + segments + sum(lengths) > len(tail)
+    return Headers(cut=is_cut, unmarked=not tail[5 + page] & 4)
 
 
 def _mp3_counts_frames(source: Source) -> bool:

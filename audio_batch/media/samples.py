@@ -14,9 +14,21 @@ from audio_batch.media.types import SAMPLE_RATE_HZ
 
 _BLOCK_SAMPLES = 16 * 1024 * 1024
 _SCAN_SAMPLES = 1024 * 1024
-_SILENT_PEAK = 10 ** (-80 / 20)
+
+_SILENT_DBFS = -80
+"""A recording that never gets louder is silent: the noise of 16-bit dither lies below."""
+
 _FULL_SCALE = 0.99
-_CLIPPED_SHARE = 0.01
+"""From -0.1 dBFS on a sample is at full scale: resampling rounds a cut-off wave's corners."""
+
+_CLIPPED_RUN = 3
+"""So many samples in a row at full scale, all above or all below zero, are a wave cut off."""
+
+_CLIPPED_SHARE = 0.001
+"""Loud speech that is not clipped has less than a tenth of this share at full scale."""
+
+_OVERSHOOT = 2.0
+"""Beyond this a sample is no codec's overshoot, and counts as clipped by itself."""
 
 
 class Mixer:
@@ -106,7 +118,12 @@ class SampleStore:
 
 
 def clean(samples: NDArray[np.float32]) -> list[str]:
-    """Make samples finite and within -1..1, in place; answers what was strange about them."""
+    """Make samples finite and within -1..1, in place; answers what was strange about them.
+
+    The rules: "silent" below -80 dBFS throughout; "clipped" when more than 0.1 % of the samples
+    stand at full scale in runs of three and more, or far beyond it. Both are measured after mixing,
+    so what is clipped in one of several channels may go unmentioned.
+    """
     strange = clipped = 0
     peak = 0.0
     for start in range(0, samples.size, _SCAN_SAMPLES):
@@ -115,15 +132,33 @@ def clean(samples: NDArray[np.float32]) -> list[str]:
         if not finite.all():
             strange += int(part.size - np.count_nonzero(finite))
             part[~finite] = 0.0
-        level = np.abs(part)
-        peak = max(peak, float(level.max()))
-        clipped += int(np.count_nonzero(level >= _FULL_SCALE))
+        peak = max(peak, float(part.max()), -float(part.min()))
+        clipped += _clipped(part)
         np.clip(part, -1.0, 1.0, out=part)
     notes = []
     if strange:
-        notes.append(f"contains NaN or infinite samples ({strange / samples.size:.1%}), silenced")
-    if peak < _SILENT_PEAK:
+        what = "1 sample" if strange == 1 else f"{strange} samples"
+        notes.append(f"NaN or infinite: {what} replaced by silence")
+    if peak < 10 ** (_SILENT_DBFS / 20):
         notes.append("silent")
     elif clipped > _CLIPPED_SHARE * samples.size:
-        notes.append(f"clipped: {clipped / samples.size:.0%} of the samples are at full scale")
+        notes.append(f"clipped: {clipped / samples.size:.1%} of the samples at full scale")
     return notes
+
+
+def _clipped(part: NDArray[np.float32]) -> int:
+    """How many samples are clipped. Runs that go on beyond the part's ends lose a sample or two."""
+    count = 0
+    for side in (part, -part):
+        full = side >= _FULL_SCALE
+        if not full.any():
+            continue
+        # Where a long enough run may begin, and all that belong to one.
+        begins = full[: 1 - _CLIPPED_RUN].copy()
+        for later in range(1, _CLIPPED_RUN):
+            begins &= full[later : full.size + later + 1 - _CLIPPED_RUN]
+        in_runs = np.zeros_like(full)
+        for later in range(_CLIPPED_RUN):
+            in_runs[later : begins.size + later] |= begins
+        count += int(np.count_nonzero(in_runs | (side >= _OVERSHOOT)))
+    return count

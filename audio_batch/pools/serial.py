@@ -5,27 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from audio_batch.pipeline import Job
-from audio_batch.pools.base import Finished, Work
+from audio_batch.pools.base import Begun, Finished, Work
 
 
 class SerialPool:
     """See `Pool`."""
 
     workers = 1
+    isolated = False
 
     def __init__(self, work: Work) -> None:
         self._work = work
 
-    def submit(
-        self,
-        job: Job,
-        *,
-        started: Callable[[Job, str], None],
-        finished: Callable[[Finished], None],
-    ) -> None:
+    def submit(self, job: Job, *, started: Begun, finished: Callable[[Finished], None]) -> None:
         """See `Pool.submit`."""
         started(job, "Worker-1")
         finished(Finished(job, self._work(job), "Worker-1"))
 
-    def close(self) -> None:
+    def give_up(self, job: Job) -> tuple[Job, ...]:  # noqa: ARG002
+        """Nothing: no job runs outside `submit`."""
+        return ()
+
+    def close(self) -> bool:
         """Nothing to release."""
+        return True
+
+    drop = close

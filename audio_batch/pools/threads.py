@@ -3,43 +3,90 @@
 from __future__ import annotations
 
 import itertools
+import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from audio_batch.pipeline import Job
-from audio_batch.pools.base import Finished, Work
+from audio_batch.pools.base import Begun, Finished, Work
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Task:
+    job: Job
+    started: Begun
+    finished: Callable[[Finished], None]
 
 
 class ThreadPool:
-    """See `Pool`. Threads are named Worker-1, Worker-2, …"""
+    """See `Pool`. Threads are named Worker-1, Worker-2, …
+
+    A thread cannot be ended from outside. That of a job which is given up is replaced, and ends by
+    itself when native code lets go of it; until then the process cannot end in an orderly way.
+    """
+
+    isolated = False
 
     def __init__(self, work: Work, workers: int) -> None:
         self.workers = workers
         self._work = work
-        numbers = itertools.count(1)
+        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._numbers = itertools.count(1)
+        self._guard = threading.Lock()
+        self._running: dict[int, _Task] = {}
+        self._given_up: set[int] = set()
+        self._threads = [self._begin() for _ in range(workers)]
 
-        def name_thread() -> None:
-            threading.current_thread().name = f"Worker-{next(numbers)}"
+    def _begin(self) -> threading.Thread:
+        # Daemons: one that hangs must not keep the interpreter from ending.
+        name = f"Worker-{next(self._numbers)}"
+        thread = threading.Thread(target=self._serve, name=name, daemon=True)
+        thread.start()
+        return thread
 
-        self._executor = ThreadPoolExecutor(workers, initializer=name_thread)
+    def _serve(self) -> None:
+        me = threading.get_ident()
+        worker = threading.current_thread().name
+        while (task := self._tasks.get()) is not None:
+            with self._guard:
+                self._running[me] = task
+            task.started(task.job, worker)
+            outcome = self._work(task.job)
+            with self._guard:
+                del self._running[me]
+                if me in self._given_up:
+                    self._given_up.remove(me)
+                    return
+            task.finished(Finished(task.job, outcome, worker))
 
-    def submit(
-        self,
-        job: Job,
-        *,
-        started: Callable[[Job, str], None],
-        finished: Callable[[Finished], None],
-    ) -> None:
+    def submit(self, job: Job, *, started: Begun, finished: Callable[[Finished], None]) -> None:
         """See `Pool.submit`."""
+        self._tasks.put(_Task(job, started, finished))
 
-        def run() -> None:
-            worker = threading.current_thread().name
-            started(job, worker)
-            finished(Finished(job, self._work(job), worker))
+    def give_up(self, job: Job) -> tuple[Job, ...]:
+        """See `Pool.give_up`; nothing else ends."""
+        with self._guard:
+            for thread, task in self._running.items():
+                if task.job is job and thread not in self._given_up:
+                    self._given_up.add(thread)
+                    self._threads.append(self._begin())
+        return ()
 
-        self._executor.submit(run)
-
-    def close(self) -> None:
+    def close(self) -> bool:
         """See `Pool.close`."""
-        self._executor.shutdown(wait=True)
+        with self._guard:
+            hanging = set(self._given_up)
+        waited = [thread for thread in self._threads if thread.ident not in hanging]
+        for _ in waited:
+            self._tasks.put(None)
+        for thread in waited:
+            thread.join()
+        return not hanging
+
+    def drop(self) -> bool:
+        """See `Pool.drop`: threads at work are left behind."""
+        for _ in self._threads:
+            self._tasks.put(None)
+        with self._guard:
+            return not self._running

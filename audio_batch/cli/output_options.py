@@ -1,0 +1,45 @@
+"""The flags of the output folder and its files, shared by commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from audio_batch.cli.option import opt
+
+OUTPUT = "Outputs"
+
+OutputDir = Annotated[
+    Path | None,
+    opt("Where outputs and journal go \\[transcripts].", "--output-dir", "-o", panel=OUTPUT),
+]
+OutputFormat = Annotated[
+    list[str] | None,
+    opt(
+        "json txt srt vtt tsv csv lrc aud rttm uem, a list, or all; json is always written "
+        "\\[txt,srt].",
+        "--output-format",
+        "-f",
+        panel=OUTPUT,
+    ),
+]
+OutputTemplate = Annotated[
+    str | None,
+    opt(
+        'Names from fields, as "{folder_path}/{name}" \\[{id}].',
+        "--output-template",
+        panel=OUTPUT,
+    ),
+]
+MaxLineWidth = Annotated[
+    int | None, opt("Columns of a subtitle line.", "--max-line-width", panel=OUTPUT)
+]
+MaxLineCount = Annotated[int | None, opt("Lines of a subtitle.", "--max-line-count", panel=OUTPUT)]
+HighlightWords = Annotated[
+    bool | None,
+    opt(
+        "Underline each word as it is spoken (srt, vtt).",
+        "--highlight-words/--no-highlight-words",
+        panel=OUTPUT,
+    ),
+]

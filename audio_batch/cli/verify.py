@@ -1,0 +1,86 @@
+"""`audio-batch verify OUT`: whether every output is still what was written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from audio_batch.verify import Verification
+
+SCHEMA_VERSION = 1
+
+
+def verify(
+    output_dir: Annotated[Path, typer.Argument(help="The --output-dir of a run.")],
+    as_json: Annotated[bool, typer.Option("--json", help="What was found as JSON.")] = False,
+    fix: Annotated[
+        bool, typer.Option("--fix/--no-fix", help="Have the next run make again what is damaged.")
+    ] = True,
+) -> int:
+    """Read every output and kept result again, and compare it with the journal: exit 0, or 3.
+
+    Only the journal is written: what is missing or damaged is made again by the next run.
+    """
+    from audio_batch.errors import ExitCode
+    from audio_batch.journal import Journal
+    from audio_batch.storage import OutputFolder
+    from audio_batch.verify import check_journal
+    from audio_batch.verify import verify as look
+
+    folder = OutputFolder(output_dir)
+    folder.require()
+    with folder.locked():
+        check_journal(folder.journal_path)
+        journal = Journal(folder.journal_path)
+        try:
+            found = look(folder, journal)
+            if fix:
+                found.requeue(journal)
+        finally:
+            journal.close()
+    if as_json:
+        _write_json(output_dir, found, fix)
+    else:
+        _say(found, fix)
+    return ExitCode.SOME_FAILED if found.damages else ExitCode.OK
+
+
+def _write_json(output_dir: Path, found: Verification, fix: bool) -> None:
+    body = {
+        "schema_version": SCHEMA_VERSION,
+        "output_folder": str(output_dir),
+        "ok": not found.damages,
+        "outputs": found.outputs,
+        "stages": found.stages,
+        "size_bytes": found.size_bytes,
+        "unfinished": found.unfinished,
+        "damages": [dataclasses.asdict(damage) for damage in found.damages],
+        "requeued": sorted(found.sound) if fix else [],
+        "leftovers": found.leftovers,
+    }
+    sys.stdout.write(json.dumps(body, indent=2, ensure_ascii=True) + "\n")
+
+
+def _say(found: Verification, fix: bool) -> None:
+    from audio_batch.text import for_terminal
+
+    for damage in found.damages:
+        line = f"{damage.asset_id} {damage.format}: {damage.path} {damage.problem}"
+        typer.echo(for_terminal(line))
+    for path in found.leftovers:
+        typer.echo(for_terminal(f"{path} is left of a killed run; the next run removes it."))
+    seen = f"{found.outputs} outputs and {found.stages} kept results read"
+    typer.echo(f"{seen}, {len(found.damages)} damaged.", err=True)
+    if found.unfinished:
+        typer.echo(f"{found.unfinished} assets are not finished; run again to go on.", err=True)
+    if found.sound:
+        then = "the next run makes them again" if fix else "without --no-fix they are queued again"
+        typer.echo(f"{len(found.sound)} assets have damaged outputs: {then}.", err=True)
+    if len(found.damages) > sum(damage.stage is None for damage in found.damages):
+        typer.echo("Damaged kept results are made again when they are needed.", err=True)

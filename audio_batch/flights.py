@@ -1,0 +1,78 @@
+"""What the runner holds of a job that a worker has, from its start to its outcome."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from audio_batch import events
+from audio_batch.gpu.balancer import Lease
+from audio_batch.outcome import Outcome, Stage, State
+from audio_batch.pipeline import Job
+from audio_batch.plan import Action, Planned
+
+
+@dataclass(slots=True)
+class Flight:
+    """A job at work. Its times are `watchdog.Ticker.awake_s`, without the machine's sleep.
+
+    `stage` is what it last told to be at, `duration_s` the length of its recording as far as it is
+    known. `begun` says that a worker has taken it up.
+    """
+
+    planned: Planned
+    job: Job
+    lease: Lease
+    status_line: str
+    begun_s: float
+    told_s: float
+    stage: str = ""
+    duration_s: float | None = None
+    begun: bool = False
+
+    def told(self, event: events.AssetProgress, now_s: float) -> None:
+        """Progress was made."""
+        self.told_s = now_s
+        self.stage = event.stage
+        if event.duration_s > 0:
+            self.duration_s = event.duration_s
+
+    def outcome(self, state: State, **more: object) -> Outcome:
+        """What became of it, where the worker cannot say."""
+        return Outcome(
+            asset_id=self.job.asset.id,
+            state=state,
+            fingerprint=self.job.fingerprint,
+            device=self.job.device,
+            rendered_only=self.job.published is not None,
+            **more,  # type: ignore[arg-type]
+        )
+
+
+def job_of(planned: Planned, device: str, attempt: int, position: int, total: int) -> Job:
+    """The next attempt at an asset, as plain values."""
+    return Job(
+        asset=planned.asset,
+        decoding=planned.decoding,
+        formats=planned.formats,
+        output_name=planned.output_name,
+        source=planned.source,
+        fingerprint=planned.fingerprint,
+        device=device,
+        attempt=attempt,
+        position=position,
+        total=total,
+        stages=planned.stages,
+        limits=planned.limits,
+        kept=planned.kept,
+        suspect=planned.suspect,
+        published=planned.published if planned.action is Action.RENDER else None,
+    )
+
+
+def carried_on(planned: Planned, outcome: Outcome) -> Planned:
+    """The asset as it is to be tried again: from the stages that this attempt did."""
+    done = {record.stage: record for record in outcome.stages}
+    kept = {**planned.kept, **done}
+    if Stage.TRANSCRIBE in done and Stage.ALIGN not in done:
+        kept.pop(Stage.ALIGN, None)  # the times of other words
+    return replace(planned, kept=kept)

@@ -1,0 +1,137 @@
+"""Where each device's models are loaded, and with how much: asked for, remembered, or eased since.
+
+`Places` is the run's `guards.Ladder`. Used by the runner's thread, but for `place`, which loaders
+call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+
+from audio_batch.assembly import Fleet, usable_cores
+from audio_batch.gpu.balancer import DeviceLoad
+from audio_batch.gpu.devices import Device
+from audio_batch.ladder import Rung, begin_with, describe, next_rung
+from audio_batch.lineup import Lineup
+from audio_batch.loading import Place
+from audio_batch.options import RunOptions
+from audio_batch.outcome import Outcome
+from audio_batch.remembered import Key, Remembered
+
+
+@dataclass(slots=True)
+class Places:
+    """The rung that every device stands on, and the place that follows from it."""
+
+    options: RunOptions
+    lineup: Lineup
+    fleet: Fleet
+    remembered: Remembered
+    _rungs: dict[str, Rung] = field(default_factory=dict)
+    _eased: set[str] = field(default_factory=set)
+    _begun_with: dict[str, DeviceLoad] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for load in self.fleet.balancer.loads():
+            device = load.device
+            slots = min(self.fleet.caps[device.id], self.fleet.workers)
+            known = self.remembered.lookup(
+                self._key(device), total_bytes=load.total_bytes, free_bytes=load.free_bytes
+            )
+            rung = begin_with(
+                known,
+                batch_size=self.options.batch_size,
+                slots=slots,
+                slots_asked=self.options.max_per_gpu is not None,
+                compute_type=self.options.compute_type,
+            )
+            self._begun_with[device.id] = load
+            self._rungs[device.id] = rung
+            if rung.slots < slots:
+                self.fleet.balancer.set_maximum(device.id, rung.slots)
+
+    def _key(self, device: Device) -> Key:
+        return Key(
+            device_uuid=device.uuid or "cpu",
+            model_identity=self.lineup.model.identity,
+            compute_type=self.options.compute_type,
+            diarize=self.lineup.diarizer is not None,
+        )
+
+    def rung(self, device_id: str) -> Rung:
+        """What the device works with."""
+        return self._rungs[device_id]
+
+    def place(self, device_id: str) -> Place:
+        """Where to load now; from any thread."""
+        load = next(x for x in self.fleet.balancer.loads() if x.device.id == device_id)
+        rung = self._rungs[device_id]
+        threads = self.options.cpu_threads
+        if threads is None and load.device.kind == "cpu":
+            threads = max(1, usable_cores() // rung.slots)
+        return Place(
+            device=load.device,
+            slots=rung.slots,
+            free_bytes=load.free_bytes,
+            cpu_threads=threads,
+            compute_type=rung.compute_type,
+            batch_size=rung.batch_size,
+        )
+
+    def ease(self, device: str, outcome: Outcome, *, idle: bool) -> tuple[str, bool] | None:
+        """See `guards.Ladder`: fewer assets at a time, then a smaller compute type.
+
+        Args:
+            idle: whether nothing else runs there; models are not loaded anew under what runs.
+        """
+        before = self._rungs[device]
+        # What ran beside the asset before the last step down may still have been in its way.
+        if not idle and before.slots == 1:
+            return f"{device} ran out of memory: the asset is done again alone.", False
+        at_work = replace(before, compute_type=outcome.compute_type or before.compute_type)
+        after = next_rung(at_work, supported=_supported(self._begun_with[device].device))
+        if after is None:
+            return None
+        load_anew = after.compute_type != at_work.compute_type
+        self._rungs[device] = after if load_anew else replace(before, slots=after.slots)
+        self._eased.add(device)
+        self.fleet.balancer.set_maximum(device, after.slots)
+        return describe(device, at_work, after), load_anew
+
+    def worked(self, device: str, outcome: Outcome) -> None:
+        """See `guards.Ladder`: what worked after memory ran out is remembered for the next run."""
+        if device not in self._eased and outcome.batch_size is None:
+            return
+        begun = self._begun_with[device]
+        rung = self._rungs[device]
+        self.remembered.remember(
+            self._key(begun.device),
+            Rung(
+                batch_size=outcome.batch_size or rung.batch_size,
+                slots=rung.slots,
+                compute_type=outcome.compute_type or rung.compute_type,
+            ),
+            model_name=self.lineup.model.name,
+            total_bytes=begun.total_bytes,
+            free_bytes=begun.free_bytes,
+        )
+
+
+def _supported(device: Device) -> Collection[str]:
+    """The compute types that CTranslate2 has for a device, told without opening it.
+
+    By compute capability (CTranslate2's documentation, "Quantization"): int8 from 6.1 on, float16
+    from 7.0, bfloat16 from 8.0. One that does not say its own is taken for 7.0.
+    """
+    if device.kind == "cpu":
+        return ("float32", "int8", "int8_float32")
+    capability = device.compute_capability or (7, 0)
+    found = ["float32"]
+    if capability >= (6, 1):
+        found += ["int8", "int8_float32"]
+    if capability >= (7, 0):
+        found += ["float16", "int8_float16"]
+    if capability >= (8, 0):
+        found += ["bfloat16", "int8_bfloat16"]
+    return found

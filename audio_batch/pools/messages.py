@@ -1,0 +1,111 @@
+"""What a parent and the child process of a device say to each other. Plain values only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from audio_batch import errors
+from audio_batch.errors import AudioBatchError, DeviceError, SetupError, UsageError
+from audio_batch.events import AssetProgress
+from audio_batch.loading import Place
+from audio_batch.outcome import Outcome, Published, Stage, StageRecord
+from audio_batch.pipeline import Job
+from audio_batch.workplace import Recipe
+
+# -- from the parent -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSetup:
+    """What a child is begun with.
+
+    `stderr` is where its own stderr and its crash report go. `place.slots` threads work in it.
+    """
+
+    parent_pid: int
+    recipe: Recipe
+    place: Place
+    needed: tuple[Stage, ...]
+    stderr: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Do:
+    """Work at this; answered by `Begun` and, however it goes, `Ended`."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Let what runs end, then go."""
+
+
+# -- from the child ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The models are loaded: the first message, unless it is `Refused`."""
+
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The models cannot be loaded: an `AudioBatchError` as plain values."""
+
+    kind: Literal["DeviceError", "SetupError", "UsageError"]
+    message: str
+    remedy: str
+
+    @classmethod
+    def of(cls, error: AudioBatchError) -> Refused:
+        """As values; a kind that is none of the three is a SetupError."""
+        for kind in (DeviceError, UsageError):
+            if isinstance(error, kind):
+                return cls(kind.__name__, error.message, error.remedy)  # type: ignore[arg-type]
+        return cls(SetupError.__name__, error.message, error.remedy)  # type: ignore[arg-type]
+
+    def error(self) -> AudioBatchError:
+        """As the exception that it was."""
+        kind: type[AudioBatchError] = getattr(errors, self.kind)
+        return kind(self.message, remedy=self.remedy)
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A thread of the child has taken up an asset."""
+
+    asset_id: str
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One of `runner.Tell`'s records."""
+
+    record: AssetProgress | StageRecord | Published
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """An attempt has ended."""
+
+    asset_id: str
+    outcome: Outcome
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """A line of the child's log; `logging.LogRecord.__dict__` with its text made up."""
+
+    record: Mapping[str, Any]
+
+
+FromParent = Do | Leave
+FromChild = Loaded | Refused | Begun | Told | Ended | Logged

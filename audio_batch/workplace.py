@@ -1,0 +1,79 @@
+"""What every worker of a run needs, wherever it works, and how it becomes the work of a pool."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from audio_batch.engines.base import Diarizer
+from audio_batch.lineup import Lineup
+from audio_batch.media import MediaLimits, decode
+from audio_batch.options import RunOptions
+from audio_batch.outcome import Outcome
+from audio_batch.pipeline import Context, Job, Models, process
+from audio_batch.pools.base import Work
+from audio_batch.tell import Tell
+from audio_batch.voices.known import KnownVoices, know
+from audio_batch.voices.memory import Memory
+
+if TYPE_CHECKING:
+    from audio_batch.voices.enrolment import Enrolment
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A run as plain values, ready to cross a process border.
+
+    `remembered`, `given`, `people` and `threshold` are what is known of voices; see `know`.
+    """
+
+    root: Path
+    options: RunOptions
+    lineup: Lineup
+    remembered: Memory
+    given: Mapping[str, str]
+    people: Enrolment | None
+    threshold: float | None
+
+    @property
+    def limits(self) -> MediaLimits:
+        """What a recording may be."""
+        return MediaLimits(max_duration_s=self.options.max_duration_s)
+
+    def known_voices(self, diarizer: Callable[[], Diarizer]) -> KnownVoices:
+        """What is known of voices; enrolled clips are listened to here.
+
+        Raises:
+            UsageError, SetupError, DeviceError: see `know`.
+        """
+        return know(
+            self.remembered,
+            self.given,
+            self.people,
+            self.threshold,
+            diarizer,
+            lambda clip: decode(clip, self.limits).samples,
+        )
+
+    def work(self, models: Models, known: KnownVoices, tell: Tell) -> Work:
+        """The pipeline with everything bound to it."""
+        context = Context(
+            root=self.root,
+            options=self.options,
+            model_name=self.lineup.model.name,
+            model_identity=self.lineup.model.identity,
+            models=models,
+            limits=self.limits,
+            progress=tell.progress,
+            stage_done=tell.stage_done,
+            published=tell.published,
+            given_up=tell.given_up,
+            named=known.named,
+        )
+
+        def work(job: Job) -> Outcome:
+            return process(job, context)
+
+        return work

@@ -1,0 +1,161 @@
+"""An engine with every fault that native libraries have shown, brought as a plugin is brought.
+
+Its faults are told by the variable FAULTY_ENGINE, JSON: by kind, the numbers of the recordings (as
+`program.write_manifest` makes them) that bring it about. `delay_ms` is what a recording takes;
+`dies_after` holds, by device, how many recordings its process survives; `lost_after` likewise how
+many until the device reports a lost CUDA context; `needs_rungs` how often memory must be asked
+for less. `once` is a folder in which faults that happen a single time leave a mark.
+"""
+
+# ruff: noqa: ARG002 - it has the arguments of what it stands for
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from audio_batch.engines.base import LoadRequest, Progress, Recognition, Recognizer
+from audio_batch.errors import AssetError, DeviceError, ErrorKind
+from audio_batch.options import DecodingOptions
+from audio_batch.transcript import Segment
+
+ENTRY_POINTS = "[audio_batch.engines]\nfaulty = faulty_engine:FaultyEngine\n"
+
+
+def install(folder: Path) -> dict[str, str]:
+    """Make the distribution's metadata in `folder`; the environment in which it is found."""
+    about = folder / "faulty_engine-1.0.dist-info"
+    about.mkdir(parents=True, exist_ok=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: faulty-engine\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(ENTRY_POINTS)
+    paths = [str(folder), str(Path(__file__).parent)]
+    return {"PYTHONPATH": os.pathsep.join([*paths, *os.environ.get("PYTHONPATH", "").split(":")])}
+
+
+class FaultyEngine:
+    """See the module's docstring."""
+
+    name = "faulty"
+
+    def load(self, request: LoadRequest) -> Recognizer:
+        """Load, or fail to."""
+        faults = json.loads(os.environ.get("FAULTY_ENGINE", "{}"))
+        if request.device.id in faults.get("cannot_load", []):
+            raise DeviceError(f"{request.device.id} cannot load on purpose.")
+        if request.device.id in faults.get("abort_loading", []):
+            os.abort()
+        return FaultyRecognizer(faults, request)
+
+
+class FaultyRecognizer:
+    """Answers one segment that names the recording's number, unless it is to fail."""
+
+    warnings: tuple[str, ...] = ()
+
+    def __init__(self, faults: dict[str, Any], request: LoadRequest) -> None:
+        self.faults = faults
+        self.request = request
+        self.description: dict[str, Any] = {"compute_type": request.compute_type, "mode": "faulty"}
+        if request.compute_type == "auto":
+            self.description["compute_type"] = "float32"
+        self.done = 0
+        self.lock = threading.Lock()
+        self.leaked: list[Any] = []
+
+    def check(self, options: DecodingOptions) -> None:
+        """Nothing is beyond it."""
+
+    def transcribe(
+        self, samples: NDArray[np.float32], options: DecodingOptions, progress: Progress
+    ) -> Recognition:
+        """Sleep, then answer or fail."""
+        number = round((len(samples) / 16_000 - 0.5) * 1000)
+        progress(0.0)
+        time.sleep(self.faults.get("delay_ms", 0) / 1000)
+        with self.lock:
+            self.done += 1
+        device = self.request.device.id
+        if self.done > self.faults.get("dies_after", {}).get(device, sys.maxsize):
+            os.abort()
+        if self.done > self.faults.get("lost_after", {}).get(device, sys.maxsize):
+            raise DeviceError(f"{device} has lost its CUDA context on purpose.")
+        for kind, numbers in self.faults.items():
+            if isinstance(numbers, list) and number in numbers and self.happens(kind, number):
+                getattr(self, kind, lambda _number: None)(number)
+        progress(len(samples) / 16_000)
+        text = f"recording {number}"
+        segment = Segment(text=text, start_s=0.0, end_s=len(samples) / 16_000)
+        alien: Any = (object(),) if number in self.faults.get("unpicklable", []) else ()
+        return Recognition((segment,), "en", speech_s=segment.end_s, notes=alien)
+
+    def happens(self, kind: str, number: int) -> bool:
+        """Whether a fault that happens once is still to come."""
+        if "once" not in self.faults:
+            return True
+        mark = Path(self.faults["once"]) / f"{kind}-{number}"
+        if mark.exists():
+            return False
+        mark.touch()
+        return True
+
+    # -- kinds of faults ------------------------------------------------------------------------
+
+    def abort(self, _number: int) -> None:
+        """As CTranslate2 does without cuDNN."""
+        sys.stderr.write("terminate called after throwing an instance of 'on purpose'\n")
+        sys.stderr.flush()
+        os.abort()
+
+    def segfault(self, _number: int) -> None:
+        """A read of address 0."""
+        ctypes.string_at(0)
+
+    def exit(self, _number: int) -> None:
+        """A library that ends the process by itself."""
+        os._exit(7)
+
+    def killed(self, _number: int) -> None:
+        """As the kernel does for lack of memory."""
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def hang(self, _number: int) -> None:
+        """Without any progress, in Python, where the lock is let go."""
+        time.sleep(3600)
+
+    def hang_in_native_code(self, _number: int) -> None:
+        """With the interpreter's lock held: no other thread of the process goes on."""
+        ctypes.PyDLL(None).sleep(3600)
+
+    def fail(self, _number: int) -> None:
+        """An exception that nobody foresaw, and that cannot be pickled."""
+
+        class Local(Exception):
+            def __reduce__(self) -> Any:
+                raise TypeError("this error cannot be pickled")
+
+        raise Local("on purpose")
+
+    def transient(self, _number: int) -> None:
+        """What may pass."""
+        raise AssetError(ErrorKind.INTERNAL, "a passing fault on purpose", transient=True)
+
+    def out_of_memory(self, _number: int) -> None:
+        """Until the device has one slot, and a compute type that is small enough."""
+        small = self.request.slots == 1 and self.request.compute_type in self.faults["enough"]
+        if not small:
+            raise AssetError(ErrorKind.OUT_OF_MEMORY, "memory ran out on purpose", transient=True)
+
+    def leak(self, _number: int) -> None:
+        """Memory that is never given back, until the limit of the process is met."""
+        while True:
+            self.leaked.append(np.ones(8_000_000))
