@@ -23,6 +23,7 @@ from audio_batch.gpu.cuda import pin_device_order
 from audio_batch.gpu.devices import CPU, Device, resolve_devices
 from audio_batch.gpu.policies import POLICIES
 from audio_batch.gpu.probe import Sampler
+from audio_batch.host_memory import available_bytes
 from audio_batch.languages import asked_language
 from audio_batch.options import (
     DecodingOptions,
@@ -203,7 +204,7 @@ def open_fleet(options: RunOptions) -> Fleet:
             caps = default_max_per_gpu(
                 devices,
                 cores=usable_cores(),
-                free_bytes=psutil.virtual_memory().available,
+                free_bytes=available_bytes(),
                 need_bytes=_HOST_BYTES_PER_TASK,
             )
         reserve = CPU if options.cpu_fallback and CPU not in devices else None
@@ -219,13 +220,13 @@ def open_fleet(options: RunOptions) -> Fleet:
     return Fleet(devices, caps, balancer, sampler, workers, reserve)
 
 
-def is_isolated(options: RunOptions, devices: Sequence[Device]) -> bool:
-    """Whether each device works in a process of its own: by default where CUDA is used.
+def is_isolated(asked: str, devices: Sequence[Device]) -> bool:
+    """Whether each device works in a process of its own, by `--isolation`: auto where CUDA is used.
 
     Native libraries abort the process there, not the call (CTranslate2, cuDNN).
     """
-    if options.isolation != "auto":
-        return options.isolation == "process"
+    if asked != "auto":
+        return asked == "process"
     return any(device.kind == "cuda" for device in devices)
 
 

@@ -16,7 +16,7 @@ class Flight:
     """A job at work. Its times are `watchdog.Ticker.awake_s`, without the machine's sleep.
 
     `stage` is what it last told to be at, `duration_s` the length of its recording as far as it is
-    known. `begun` says that a worker has taken it up.
+    known. `steps` is how far down its device was on the ladder of memory when it began.
     """
 
     planned: Planned
@@ -27,7 +27,7 @@ class Flight:
     told_s: float
     stage: str = ""
     duration_s: float | None = None
-    begun: bool = False
+    steps: int = 0
 
     def told(self, event: events.AssetProgress, now_s: float) -> None:
         """Progress was made."""

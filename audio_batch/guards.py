@@ -16,8 +16,15 @@ from audio_batch.watchdog import Watch
 class Ladder(Protocol):
     """What to do when a device runs out of memory; see `places.Places`."""
 
+    def steps(self, device: str) -> int:
+        """How many steps down the device has taken."""
+        ...
+
     def ease(self, device: str, outcome: Outcome, *, idle: bool) -> tuple[str, bool] | None:
-        """Take the next step down. A sentence, and whether models have to be loaded again."""
+        """Take the next step down. A sentence, and whether models have to be loaded again.
+
+        None: there is none left. `idle`: nothing else is at work there.
+        """
         ...
 
     def worked(self, device: str, outcome: Outcome) -> None:

@@ -380,11 +380,7 @@ class Journal:
         self._db.execute(
             "UPDATE assets SET state = :state, finished_at = :now, error_kind = :kind,"
             " error_text = :text, device = :device, attempts = max(0, attempts - :back),"
-            " deaths = deaths + :died"
-            + new_outputs
-            + new_facts
-            + redone
-            + " WHERE asset_id = :id",
+            " deaths = deaths + :died" + new_outputs + new_facts + redone + " WHERE asset_id = :id",
             {
                 "state": outcome.state.value,
                 "now": now,

@@ -66,8 +66,8 @@ class Outcome:
     should know of a finished asset ("damaged: 599.7 s of 600.0 s decoded"). `stages` are those
     that this attempt did, `missing` those that failed though their asset's words were published.
     `suspicions` say why a finished transcript may not be the whole truth (see `suspicion`).
-    `batch_size` and `compute_type` are the recognizer's at the attempt's end: lack of memory may
-    have lowered them. `died` counts the attempt among those that ended their process.
+    `compute_type` is the recognizer's at the attempt's end, `batch_size` too, where lack of memory
+    has lowered it. `died` counts the attempt among those that ended their process.
     """
 
     asset_id: str

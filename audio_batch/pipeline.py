@@ -191,9 +191,9 @@ def _failed(outcome: Outcome, work: StageWork, failure: Failure) -> Outcome:
 def _as_loaded(work: StageWork) -> dict[str, Any]:
     """What the recognizer works with now: plain values, whatever an engine has put there."""
     about = work.recognizer.description if work.recognizer is not None else {}
-    batch_size, compute_type = about.get("batch_size"), about.get("compute_type")
+    lowered, compute_type = about.get("batch_size_lowered_to"), about.get("compute_type")
     return {
-        "batch_size": batch_size if isinstance(batch_size, int) else None,
+        "batch_size": lowered if isinstance(lowered, int) else None,
         "compute_type": compute_type if isinstance(compute_type, str) else None,
     }
 

@@ -6,6 +6,7 @@ call.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
@@ -29,7 +30,7 @@ class Places:
     fleet: Fleet
     remembered: Remembered
     _rungs: dict[str, Rung] = field(default_factory=dict)
-    _eased: set[str] = field(default_factory=set)
+    _steps: Counter[str] = field(default_factory=Counter)
     _begun_with: dict[str, DeviceLoad] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -79,29 +80,31 @@ class Places:
             batch_size=rung.batch_size,
         )
 
-    def ease(self, device: str, outcome: Outcome, *, idle: bool) -> tuple[str, bool] | None:
-        """See `guards.Ladder`: fewer assets at a time, then a smaller compute type.
+    def steps(self, device: str) -> int:
+        """See `guards.Ladder`."""
+        return self._steps[device]
 
-        Args:
-            idle: whether nothing else runs there; models are not loaded anew under what runs.
-        """
+    def ease(self, device: str, outcome: Outcome, *, idle: bool) -> tuple[str, bool] | None:
+        """See `guards.Ladder`: fewer assets at a time, then a smaller compute type."""
         before = self._rungs[device]
-        # What ran beside the asset before the last step down may still have been in its way.
         if not idle and before.slots == 1:
+            # What was begun before the last step is still in its way.
             return f"{device} ran out of memory: the asset is done again alone.", False
         at_work = replace(before, compute_type=outcome.compute_type or before.compute_type)
         after = next_rung(at_work, supported=_supported(self._begun_with[device].device))
         if after is None:
             return None
-        load_anew = after.compute_type != at_work.compute_type
-        self._rungs[device] = after if load_anew else replace(before, slots=after.slots)
-        self._eased.add(device)
+        self._steps[device] += 1
+        same_type = after.compute_type == at_work.compute_type
+        self._rungs[device] = replace(before, slots=after.slots) if same_type else after
         self.fleet.balancer.set_maximum(device, after.slots)
-        return describe(device, at_work, after), load_anew
+        # Loaded anew, the recognizer begins with whole batches again: with less beside it they may
+        # fit now. Nothing is loaded under what runs.
+        return describe(device, at_work, after), idle
 
     def worked(self, device: str, outcome: Outcome) -> None:
         """See `guards.Ladder`: what worked after memory ran out is remembered for the next run."""
-        if device not in self._eased and outcome.batch_size is None:
+        if not self._steps[device] and outcome.batch_size is None:
             return
         begun = self._begun_with[device]
         rung = self._rungs[device]

@@ -252,7 +252,7 @@ def due_for_redo(planned: Planned, outcome: Outcome, options: RunOptions) -> boo
         options.redo_suspect
         and outcome.state is State.DONE
         and bool(outcome.suspicions)
-        and not (planned.redo or redone)
+        and not redone
         and safer(planned.decoding) != planned.decoding
     )
 

@@ -147,6 +147,9 @@ def _closing(event: events.AssetFinished) -> tuple[str, str]:
             rate = outcome.duration_s / event.wall_s
             speed = f", {outcome.duration_s:.1f} s of audio in {event.wall_s:.1f} s ({rate:.1f}x)"
         notes = f" - {'; '.join(outcome.notes)}" if outcome.notes else ""
+        if outcome.suspicions:
+            notes += f" - suspect: {'; '.join(outcome.suspicions)}"
+            notes += "; it is done again" if event.will_retry_in_s is not None else ""
         what = "Rendered" if outcome.rendered_only else "Done"
         return ("WARNING" if notes else "INFO", f"{head} {what}: {event.name}{speed}{notes}")
     if event.will_retry_in_s is not None:

@@ -38,7 +38,7 @@ from audio_batch.journal import Journal
 from audio_batch.options import RunOptions
 from audio_batch.outcome import Outcome, Published, RunResult, StageRecord, State
 from audio_batch.pipeline import Job, source_identity
-from audio_batch.plan import Action, Planned
+from audio_batch.plan import Action, Planned, due_for_redo, redo_of, stands_all_the_same
 from audio_batch.pools import Death, Finished, Pool
 from audio_batch.tell import Tell
 from audio_batch.watchdog import Expectation, Ticker
@@ -257,6 +257,7 @@ class Runner:
             begun_s=now_s,
             told_s=now_s,
             duration_s=asset.duration_s,
+            steps=self._guards.ladder.steps(lease.device.id) if self._guards.ladder else 0,
         )
         self._guards.floor.begun(asset.id, self._guards.need_bytes(planned))
         self._pool.submit(
@@ -459,7 +460,7 @@ class Runner:
             self._device_failed(flight, outcome.error_text or "it failed")
             self._tell_finished(flight, outcome, worker, again_in_s=0.0)
             return
-        if outcome.error_kind is ErrorKind.OUT_OF_MEMORY and self._eased(outcome):
+        if outcome.error_kind is ErrorKind.OUT_OF_MEMORY and self._eased(flight, outcome):
             self._backlog.put_back(planned)
             self._tries[job.asset.id] -= 1
             self._journal.finish(replace(outcome, state=State.INTERRUPTED), counts=False)
@@ -467,10 +468,16 @@ class Runner:
             return
         delay_s = self._retry_delay_s(job, outcome)
         pending = delay_s is not None
+        if planned.redo and outcome.state is State.FAILED and not pending:
+            outcome = stands_all_the_same(outcome)
         # A run that is killed before the next attempt must find it still to be done.
         stands = replace(outcome, state=State.INTERRUPTED) if pending else outcome
         rendered = outcome.rendered_only and outcome.state is State.DONE
-        self._journal.finish(stands, counts=not rendered)
+        self._journal.finish(stands, counts=not rendered, redo=planned.redo)
+        if due_for_redo(planned, outcome, self._options) and not self.stop.requested.is_set():
+            self._backlog.add(redo_of(planned))
+            self._tell_finished(flight, outcome, worker, again_in_s=0.0)
+            return
         if delay_s is not None:
             if outcome.error_kind is ErrorKind.INPUT_CHANGED:
                 source = source_identity(planned.asset.path)
@@ -494,11 +501,13 @@ class Runner:
         if self._guards.ladder is not None:
             self._guards.ladder.worked(outcome.device, outcome)
 
-    def _eased(self, outcome: Outcome) -> bool:
+    def _eased(self, flight: Flight, outcome: Outcome) -> bool:
         """Whether the device has been given less to do at once, so that another try makes sense."""
         if self._guards.ladder is None:
             return False
         device = outcome.device
+        if self._guards.ladder.steps(device) > flight.steps:
+            return True  # the step was taken for one that ran beside it
         idle = all(other.job.device != device for other in self._in_flight.values())
         step = self._guards.ladder.ease(device, outcome, idle=idle)
         if step is None:

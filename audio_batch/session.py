@@ -263,7 +263,7 @@ class _Night:
             people=self.people,
             threshold=self.request.settings.speaker_threshold,
         )
-        if is_isolated(self.options, fleet.devices):
+        if is_isolated(self.options.isolation, fleet.devices):
             logs = self.folder.state / "workers"
 
             def processes(tell: Tell, died: Callable[[Death], None]) -> Pool:

@@ -77,8 +77,8 @@ def check_journal(path: Path) -> None:
         with contextlib.closing(sqlite3.connect(path, timeout=30)) as db:
             limit = _SHOWN_JOURNAL_PROBLEMS
             rows = db.execute(f"PRAGMA integrity_check({limit})").fetchall()
-    except sqlite3.Error as error:
-        rows = [(str(error),)]
+    except (sqlite3.Error, ValueError) as error:  # the latter: what it says is no text
+        rows = [(str(error) if isinstance(error, sqlite3.Error) else "malformed",)]
     found = [" ".join(str(row[0]).split()) for row in rows]
     if found != ["ok"]:
         raise SetupError(

@@ -7,7 +7,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import stub_nvml
 from program import SHARED, Answer, command, environment
+
+
+@pytest.fixture(scope="session")
+def stub_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The stub NVML and CUDA libraries, compiled once."""
+    return stub_nvml.build(tmp_path_factory.mktemp("stub"))
 
 
 @pytest.fixture

@@ -4,10 +4,9 @@ Its faults are told by the variable FAULTY_ENGINE, JSON: by kind, the numbers of
 `program.write_manifest` makes them) that bring it about. `delay_ms` is what a recording takes;
 `dies_after` holds, by device, how many recordings its process survives; `lost_after` likewise how
 many until the device reports a lost CUDA context; `needs_rungs` how often memory must be asked
-for less. `once` is a folder in which faults that happen a single time leave a mark.
+for less. `loops` are heard as the same words again and again, unless it is done window by window.
+`once` is a folder in which faults that happen a single time leave a mark.
 """
-
-# ruff: noqa: ARG002 - it has the arguments of what it stands for
 
 from __future__ import annotations
 
@@ -94,6 +93,8 @@ class FaultyRecognizer:
                 getattr(self, kind, lambda _number: None)(number)
         progress(len(samples) / 16_000)
         text = f"recording {number}"
+        if number in self.faults.get("loops", []) and not options.sequential:
+            text = "and it was the same again " * 40
         segment = Segment(text=text, start_s=0.0, end_s=len(samples) / 16_000)
         alien: Any = (object(),) if number in self.faults.get("unpicklable", []) else ()
         return Recognition((segment,), "en", speech_s=segment.end_s, notes=alien)

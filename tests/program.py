@@ -7,6 +7,7 @@ import math
 import os
 import struct
 import sys
+import tempfile
 import wave
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,10 +53,14 @@ class Answer:
     err: str
 
 
+_CACHE = tempfile.TemporaryDirectory(prefix="audio-batch-tests-")
+
+
 def environment(**more: str) -> dict[str, str]:
-    """This process's environment without settings of ours, and without any network."""
+    """This process's environment without settings or caches of ours, and without any network."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("AUDIO_BATCH_")}
-    return {**kept, "HF_HUB_OFFLINE": "1", "PYTHONUTF8": "1", **more}
+    ours = {"AUDIO_BATCH_CACHE_DIR": _CACHE.name, "HF_HUB_OFFLINE": "1", "PYTHONUTF8": "1"}
+    return {**kept, **ours, **more}
 
 
 def command(*arguments: object) -> list[str]:

@@ -19,7 +19,7 @@ from program import PROJECT
 
 from audio_batch import models
 from audio_batch.engines import LoadRequest, Recognition, open_engine
-from audio_batch.engines.silero import Span, speech_spans
+from audio_batch.engines.silero import Span, probabilities, speech_spans
 from audio_batch.engines.whisper import WhisperRecognizer
 from audio_batch.engines.whisper_features import LogMel, log_mel
 from audio_batch.engines.whisper_speech import Speech, windows
@@ -78,7 +78,19 @@ def test_the_vad_finds_what_faster_whisper_finds_in_the_whole(parameters: dict[s
     assert speech_spans(samples, parameters) == expected
 
 
-@pytest.mark.parametrize("length", [0, 1, 400, 511, 512, 513, 320 * RATE_HZ])
+def test_the_network_hears_on_over_the_border_of_a_block() -> None:
+    from faster_whisper.vad import get_vad_model
+
+    border = 10_000 * 512
+    samples = np.resize(said(), 10_020 * 512)
+    digits = np.roll(said(), 10_240 - int(np.abs(said()).argmax()))
+    samples[border - 10_240 :] = digits[:20_480]  # the loudest sample is at the border
+    expected = get_vad_model()(np.pad(samples, (0, 512))).ravel()
+    assert expected[10_000 - 5 : 10_000 + 5].max() > 0.5
+    np.testing.assert_allclose(list(probabilities(samples)), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("length", [0, 1, 400, 511, 512, 513])
 def test_the_vad_takes_any_length(length: int) -> None:
     from faster_whisper.vad import get_speech_timestamps
 

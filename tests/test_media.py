@@ -195,24 +195,19 @@ def test_infinite_samples_of_many_channels_make_no_noise(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("gain", "note"),
-    [(0.9, None), (1.0, None), (2.0, "clipped: 0.2% of the samples at full scale"), (8.0, "1")],
+    ("gain", "clipped"), [(0.9, False), (1.0, False), (2.0, True), (8.0, True)]
 )
 @pytest.mark.parametrize("rate_hz", [16_000, 44_100])
 def test_speech_is_clipped_or_merely_loud(
-    gain: float, note: str | None, rate_hz: int, tmp_path: Path
+    gain: float, clipped: bool, rate_hz: int, tmp_path: Path
 ) -> None:
     """Noise has the crest of speech: at a gain of 1 its highest sample is at full scale."""
-    sound = np.random.default_rng(2).laplace(size=(1, 30 * 1_000)).astype(np.float32)
-    slow = np.interp(np.arange(30 * rate_hz) * 1_000 / rate_hz, np.arange(30_000), sound[0])
+    noise = np.random.default_rng(2).laplace(size=30_000)
+    slow = np.interp(np.arange(30 * rate_hz) * 1_000 / rate_hz, np.arange(30_000), noise)
     path = tmp_path / "loud.wav"
     path.write_bytes(wav(pcm16(gain * slow[None] / np.abs(slow).max()), rate_hz=rate_hz))
     notes = decode(path).notes
-    if note is None:
-        assert notes == ()
-    else:
-        assert len(notes) == 1
-        assert notes[0].startswith("clipped")
+    assert [note[:9] for note in notes] == (["clipped: "] if clipped else [])
 
 
 @pytest.mark.parametrize(("peak", "notes"), [(2, ("silent",)), (8, ())])

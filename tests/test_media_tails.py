@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import av
@@ -10,6 +11,8 @@ from mutants import UNDECLARED
 from originals import ENCODINGS, original
 
 from audio_batch.media import decode
+from audio_batch.media.source import Source
+from audio_batch.media.tails import broken_end
 
 FRAMES = ("mp3 uncounted", "mp2", "aac", "aac 44k", "ac3", "eac3", "ts", "vob")
 NESTED = ("webm live", "mp4 in fragments", "mkv film")
@@ -105,3 +108,29 @@ def test_a_short_recording(name: str, tmp_path: Path) -> None:
             assert decode(path).duration_s < 1
         except Exception as error:
             assert type(error).__name__ == "AssetError"
+
+
+@pytest.mark.parametrize(
+    ("unit", "containers"),
+    [
+        (b"\x78", {"amr"}),
+        (b"\0\0\1\xb9", {"mpeg"}),
+        (b"\xff\xf1\x50\x80\x01\x1f\xfc\0", {"aac"}),
+        (b"\x81\x80", {"matroska"}),
+        (b"\0\0\0\x08free", {"mov"}),
+    ],
+    ids=str,
+)
+def test_a_crafted_file_costs_no_more_than_another(
+    unit: bytes, containers: set[str], tmp_path: Path
+) -> None:
+    """The smallest units there are, then a byte that fits none: every place looks like a start."""
+    path = tmp_path / "crafted"
+    path.write_bytes(unit * (65_000 // len(unit)) + b"\xfe" * 20)
+    source = Source(path)
+    try:
+        begun_s = time.process_time()
+        broken_end(source, containers)
+        assert time.process_time() - begun_s < 5
+    finally:
+        source.close()

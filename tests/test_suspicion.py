@@ -296,3 +296,20 @@ def test_whatever_an_engine_returns_is_judged(
 def test_times_that_are_none_hide_no_loop() -> None:
     loop = Segment("thank you " * 40, math.nan, math.inf)
     assert doubts([loop]) == "the same 2 words 40 times on end"
+
+
+def test_times_that_are_none_hide_no_missing_end() -> None:
+    odd = Segment("odd words", math.nan, math.nan)
+    assert "the last word ends at 372 s" in doubts([odd, *talk(372), odd], 8000.0, 8766.0)
+
+
+def test_speech_without_words_is_told_wherever_it_lies() -> None:
+    both_ends = [s for s in talk(600) if not 120 <= s.start_s < 480]
+    assert doubts(both_ends, 600.0, 600.0) == "357 s of 600 s of speech have no words"
+    assert doubts(talk(600), 600.0, 600.0) == ""
+
+
+def test_words_that_nearly_repeat_go_round_in_circles() -> None:
+    places = ("house", "door", "garden", "house", "gate")
+    text = " ".join(f"and then he went to the {places[n * n % 5]}," for n in range(30))
+    assert "round in circles from 12.0 s on" in doubts([said(TALK, 0, 12), said(text, 12, 90)])

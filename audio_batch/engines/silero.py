@@ -40,13 +40,13 @@ def speech_spans(samples: NDArray[np.float32], parameters: Mapping[str, Any]) ->
     from faster_whisper.vad import VadOptions
 
     options = VadOptions(**parameters)
-    found = _spans(_probabilities(samples), len(samples), options)
+    found = _spans(probabilities(samples), len(samples), options)
     _pad(found, len(samples), SAMPLE_RATE_HZ * options.speech_pad_ms / 1000)
     return found
 
 
-def _probabilities(samples: NDArray[np.float32]) -> Iterator[float]:
-    """How likely each window of 512 samples is speech; silence fills the last one up."""
+def probabilities(samples: NDArray[np.float32]) -> Iterator[float]:
+    """How likely each window of 512 samples is speech, in order; silence fills the last one up."""
     from faster_whisper.vad import get_vad_model
 
     session = get_vad_model().session
@@ -69,7 +69,7 @@ def _probabilities(samples: NDArray[np.float32]) -> Iterator[float]:
         yield from answer.ravel().tolist()
 
 
-def _spans(probabilities: Iterable[float], length: int, options: Any) -> list[Span]:
+def _spans(likely: Iterable[float], length: int, options: Any) -> list[Span]:
     """What is speech by the rules of `get_speech_timestamps`, before the padding.
 
     Speech begins at the threshold and ends where it stayed below the lower one for long enough.
@@ -86,7 +86,7 @@ def _spans(probabilities: Iterable[float], length: int, options: Any) -> list[Sp
     start: int | None = None
     silence = 0  # where the present silence within speech began
     split_end = split_start = 0  # the last silence to split at, and where speech went on after it
-    for index, probability in enumerate(probabilities):
+    for index, probability in enumerate(likely):
         at = index * _WINDOW
         if probability >= onset:
             if silence:

@@ -322,6 +322,7 @@ class WhisperRecognizer:
         with self._lock:
             if self.description["batch_size"] >= failed:  # else another thread has been here
                 self.description["batch_size"] = failed // 2
+                self.description["batch_size_lowered_to"] = failed // 2
                 _log.warning(
                     "Out of memory with %d windows in a batch, going on with %d: %s.",
                     failed,

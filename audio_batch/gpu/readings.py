@@ -10,6 +10,7 @@ import psutil
 from audio_batch.gpu.devices import Device
 from audio_batch.gpu.probe import Sampler
 from audio_batch.gpu.snapshot import GpuSnapshot
+from audio_batch.host_memory import available_bytes
 
 # A source that hangs leaves its last snapshot behind. After this long it says nothing about now.
 _STALE_AFTER_S = 15.0
@@ -58,12 +59,12 @@ class Readings:
 
     def _read_host(self) -> Reading:
         now_s = time.monotonic()
-        memory = psutil.virtual_memory()
+        total_bytes = psutil.virtual_memory().total
         busy_pct = self._host.utilization_pct
         if now_s >= self._host_due_s:
             busy_pct = psutil.cpu_percent(interval=None)
             self._host_due_s = now_s + _HOST_INTERVAL_S
-        self._host = Reading(busy_pct, memory.available, memory.total, now_s)
+        self._host = Reading(busy_pct, available_bytes(), total_bytes, now_s)
         return self._host
 
 

@@ -81,7 +81,7 @@ def _work(connection: Connection, line: _Line, setup: ChildSetup) -> None:
         return
     work = setup.recipe.work(models, known, Tell(tell, tell, tell))
     line.send(Loaded(tuple(warnings)))
-    pool = ThreadPool(work, setup.place.slots)
+    pool = ThreadPool(work, setup.place.slots, first=setup.first_worker)
 
     def finished(done: Finished) -> None:
         line.send_outcome(Ended(done.job.asset.id, done.outcome, done.worker))

@@ -22,7 +22,8 @@ from audio_batch.workplace import Recipe
 class ChildSetup:
     """What a child is begun with.
 
-    `stderr` is where its own stderr and its crash report go. `place.slots` threads work in it.
+    `stderr` is where its own stderr and its crash report go. `place.slots` threads work in it,
+    named by numbers from `first_worker` on.
     """
 
     parent_pid: int
@@ -30,6 +31,7 @@ class ChildSetup:
     place: Place
     needed: tuple[Stage, ...]
     stderr: Path
+    first_worker: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,6 +110,8 @@ class ProcessPool:
         self._children: dict[str, _Child] = {}
         self._keeper = ChildKeeper()
         self._deaths = 0
+        self._first_worker: dict[str, int] = {}
+        self._next_worker = 1
 
     # -- processes --------------------------------------------------------------------------------
 
@@ -126,12 +128,17 @@ class ProcessPool:
             self._kill(previous)
         self._logs.mkdir(parents=True, exist_ok=True)
         stderr = self._logs / f"{device.replace(':', '-')}.log"
+        place = self._place_of(device)
+        if device not in self._first_worker:
+            self._first_worker[device] = self._next_worker
+            self._next_worker += place.slots
         setup = ChildSetup(
             parent_pid=os.getpid(),
             recipe=self._recipe,
-            place=self._place_of(device),
+            place=place,
             needed=tuple(needed),
             stderr=stderr,
+            first_worker=self._first_worker[device],
         )
         spawn = multiprocessing.get_context("spawn")
         ours, theirs = spawn.Pipe()

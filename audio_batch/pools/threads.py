@@ -20,7 +20,7 @@ class _Task:
 
 
 class ThreadPool:
-    """See `Pool`. Threads are named Worker-1, Worker-2, …
+    """See `Pool`. Threads are named Worker-1, Worker-2, … from the number `first` on.
 
     A thread cannot be ended from outside. That of a job which is given up is replaced, and ends by
     itself when native code lets go of it; until then the process cannot end in an orderly way.
@@ -28,11 +28,11 @@ class ThreadPool:
 
     isolated = False
 
-    def __init__(self, work: Work, workers: int) -> None:
+    def __init__(self, work: Work, workers: int, *, first: int = 1) -> None:
         self.workers = workers
         self._work = work
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
-        self._numbers = itertools.count(1)
+        self._numbers = itertools.count(first)
         self._guard = threading.Lock()
         self._running: dict[int, _Task] = {}
         self._given_up: set[int] = set()

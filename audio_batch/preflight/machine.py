@@ -9,11 +9,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
-
 from audio_batch.assembly import usable_cores
 from audio_batch.gpu.cuda import cuda_view
 from audio_batch.gpu.devices import Device
+from audio_batch.host_memory import available_bytes
 from audio_batch.preflight.check import Finding, error, ok, size, warning
 from audio_batch.preflight.cuda_libraries import CudaReport, ask
 from audio_batch.preflight.facts import Facts
@@ -188,7 +187,7 @@ def torch_cuda_version() -> str | None:
 def memory(facts: Facts) -> Iterator[Finding]:
     """Cores and free memory of the host."""
     cores = usable_cores()
-    free = psutil.virtual_memory().available
+    free = available_bytes()
     text = f"{cores} core{'' if cores == 1 else 's'}, {size(free)} of memory free"
     need = (facts.model_bytes or 0) + _TASK_BYTES
     if free < need:

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 
 import psutil
 
+from audio_batch.assembly import is_isolated
 from audio_batch.errors import AudioBatchError
 from audio_batch.gpu.devices import Device
+from audio_batch.host_memory import available_bytes
 from audio_batch.preflight.check import Finding, ok, warning
 from audio_batch.preflight.facts import Facts
 from audio_batch.remembered import Experience, Remembered
@@ -20,10 +22,11 @@ def isolation(facts: Facts) -> Iterator[Finding]:
     """Where the devices' work is done, and so what a crash of a library takes with it."""
     asked = facts.settings.isolation or "auto"
     try:
-        on_cuda = any(device.kind == "cuda" for device in facts.devices)
+        devices = facts.devices
     except AudioBatchError:
         return  # the devices' own check says so
-    chosen = ("process" if on_cuda else "thread") if asked == "auto" else asked
+    on_cuda = any(device.kind == "cuda" for device in devices)
+    chosen = "process" if is_isolated(asked, devices) else "thread"
     why = f"{chosen}{' (auto)' if asked == 'auto' else ''}"
     if chosen == "process":
         yield ok(f"{why}: each device works in a child process, and a crash there is its own.")
@@ -83,7 +86,6 @@ def _sentence(device: Device, known: Experience, facts: Facts) -> str:
 def _memory_bytes(device: Device, facts: Facts) -> tuple[int | None, int | None]:
     """A device's memory and what of it is free."""
     if device.kind == "cpu":
-        memory = psutil.virtual_memory()
-        return memory.total, memory.available
+        return psutil.virtual_memory().total, available_bytes()
     gpu = next((gpu for gpu in facts.gpu_report.gpus if gpu.uuid == device.uuid), None)
     return (None, None) if gpu is None else (gpu.total_bytes, gpu.free_bytes)

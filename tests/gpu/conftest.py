@@ -12,15 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import stub_nvml
 
 REPO = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="session")
-def stub_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The stub NVML and CUDA libraries, compiled once."""
-    return stub_nvml.build(tmp_path_factory.mktemp("stub"))
 
 
 @pytest.fixture

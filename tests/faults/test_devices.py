@@ -1,0 +1,134 @@
+"""Devices that die, are lost or come back, on simulated GPUs: real pynvml, real processes."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import faulty_engine
+import stub_nvml
+from program import Answer, command, environment, write_manifest
+
+from audio_batch.journal import Journal
+from audio_batch.outcome import State
+
+
+def night(
+    folder: Path, stub_dir: Path, gpus: int, faults: dict[str, Any], *arguments: object
+) -> Answer:
+    """A run with a process for each of so many simulated GPUs."""
+    stub = stub_nvml.environment(stub_dir, [stub_nvml.gpu(number) for number in range(gpus)])
+    given = {key: value for key, value in stub.items() if "STUB" in key or "CUDA" in key}
+    done = subprocess.run(
+        command(
+            *("run", "manifest.json", "--engine", "faulty", "--no-diarize", "-o", "out"),
+            *("--retry-delay", "0.01", "--max-per-gpu", "2"),
+            *arguments,
+        ),
+        cwd=folder,
+        env=environment(
+            **given,
+            LD_LIBRARY_PATH=stub["LD_LIBRARY_PATH"],
+            **faulty_engine.install(folder / "plugin"),
+            FAULTY_ENGINE=json.dumps(faults),
+            AUDIO_BATCH_CACHE_DIR=str(folder / "cache"),
+        ),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return Answer(done.returncode, done.stdout, done.stderr)
+
+
+def devices_of_done(folder: Path) -> Counter[str]:
+    journal = Journal(folder / "out/.audio-batch/journal.sqlite3", read_only=True)
+    entries = list(journal.entries())
+    journal.close()
+    assert {entry.state for entry in entries} == {State.DONE}
+    return Counter(entry.device or "" for entry in entries)
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((folder / "out/summary.json").read_text())
+    return read
+
+
+def test_a_device_that_dies_half_way_costs_no_asset(stub_dir: Path, tmp_path: Path) -> None:
+    write_manifest(tmp_path, 24)
+    faults = {"delay_ms": 150, "dies_after": {"cuda:1": 3}}
+    # It survives three recordings each time it is begun: deaths in a row need one to be enough.
+    answer = night(tmp_path, stub_dir, 3, faults, "--max-restarts", "1")
+    assert answer.code == 0, answer.err
+    assert "cuda:1" in answer.err
+    assert "taken out" in answer.err
+    done = devices_of_done(tmp_path)
+    assert sum(done.values()) == 24
+    assert set(done) <= {"cuda:0", "cuda:1", "cuda:2"}
+    assert done["cuda:1"] <= 3
+    assert list(summary(tmp_path)["devices_out"]) == ["cuda:1"]
+
+
+def test_a_lost_device_can_be_made_a_failure(stub_dir: Path, tmp_path: Path) -> None:
+    write_manifest(tmp_path, 6)
+    faults = {"delay_ms": 50, "dies_after": {"cuda:1": 0}}
+    answer = night(tmp_path, stub_dir, 2, faults, "--max-restarts", "1", "--fail-on-degraded")
+    assert answer.code == 3, answer.err
+    assert set(devices_of_done(tmp_path)) == {"cuda:0"}
+    assert summary(tmp_path)["exit_code"] == 3
+
+
+def test_a_lost_cuda_context_comes_back_with_a_new_process(stub_dir: Path, tmp_path: Path) -> None:
+    """A sticky error spoils the process, not the GPU."""
+    write_manifest(tmp_path, 12)
+    faults = {"delay_ms": 50, "lost_after": {"cuda:0": 4}}
+    answer = night(tmp_path, stub_dir, 1, faults)
+    assert answer.code == 0, answer.err
+    assert "lost its CUDA context" in answer.err
+    assert devices_of_done(tmp_path) == {"cuda:0": 12}
+    assert summary(tmp_path)["devices_out"] == {}
+
+
+def test_a_device_that_cannot_load_is_left_out(stub_dir: Path, tmp_path: Path) -> None:
+    write_manifest(tmp_path, 6)
+    faults = {"cannot_load": ["cuda:0"], "abort_loading": ["cuda:2"]}
+    answer = night(tmp_path, stub_dir, 3, faults)
+    assert answer.code == 0, answer.err
+    assert devices_of_done(tmp_path) == {"cuda:1": 6}
+    assert set(summary(tmp_path)["devices_out"]) == {"cuda:0", "cuda:2"}
+
+
+def test_the_cpu_takes_over_only_if_it_may(stub_dir: Path, tmp_path: Path) -> None:
+    write_manifest(tmp_path, 6)
+    faults = {"cannot_load": ["cuda:0"]}
+    answer = night(tmp_path, stub_dir, 1, faults)
+    assert answer.code == 5, answer.err
+    answer = night(tmp_path, stub_dir, 1, faults, "--cpu-fallback")
+    assert answer.code == 0, answer.err
+    assert "goes on with the CPU" in answer.err
+    assert devices_of_done(tmp_path) == {"cpu": 6}
+
+
+def test_the_last_device_is_not_given_up_for_what_assets_do(stub_dir: Path, tmp_path: Path) -> None:
+    write_manifest(tmp_path, 10)
+    faults = {"abort": [1, 3, 5, 7], "delay_ms": 20}
+    answer = night(tmp_path, stub_dir, 1, faults, "--max-restarts", "2", "--max-attempts", "2")
+    assert answer.code == 3, answer.err
+    journal = Journal(tmp_path / "out/.audio-batch/journal.sqlite3", read_only=True)
+    states = Counter(entry.state for entry in journal.entries())
+    assert states == {State.DONE: 6, State.QUARANTINED: 4}
+
+
+def test_a_suspect_is_tried_elsewhere(stub_dir: Path, tmp_path: Path) -> None:
+    write_manifest(tmp_path, 8)
+    answer = night(tmp_path, stub_dir, 2, {"abort": [2], "delay_ms": 50})
+    assert answer.code == 3, answer.err
+    db = sqlite3.connect(tmp_path / "out/.audio-batch/journal.sqlite3")
+    rows = db.execute("SELECT device FROM attempts WHERE asset_id = 'tone-002'").fetchall()
+    db.close()
+    assert {device for (device,) in rows} == {"cuda:0", "cuda:1"}
