@@ -170,10 +170,13 @@ def merge(
         The settings, and the file that was used, if any.
 
     Raises:
-        UsageError: the file cannot be read, or a setting in it is unknown or of a wrong type.
+        UsageError: the file cannot be read, a setting in it is unknown or of a wrong type, or it
+            was merely found and names models that can run code.
     """
     file = find(config, manifest)
     values = read(file) if file else {}
+    if file is not None and config is None:
+        _refuse_code(file, values)
     named = {key: value for key, value in flags.items() if value is not None and value != []}
     for key in values.keys() & _overruled(named) - named.keys():
         del values[key]
@@ -183,6 +186,33 @@ def merge(
         first = error.errors()[0]
         name = "--" + ".".join(str(part) for part in first["loc"][:1]).replace("_", "-")
         raise UsageError(f"{name}: {first['msg']}.") from error
+
+
+def _refuse_code(file: Path, values: dict[str, Any]) -> None:
+    """A file that came along with recordings must not have its maker's code run.
+
+    Diarization models are pickles, a folder of models holds some, and lines of a log can be
+    commands to whatever reads the file they are appended to. The user's own configuration is not
+    under suspicion.
+
+    Raises:
+        UsageError: it sets what only a person should.
+    """
+    if file.name != FILE_NAME:
+        return
+    from audio_batch.diarization_models import runs_code
+
+    model, log = values.get("diarize_model"), values.get("log_file")
+    named = "model-dir" if "model_dir" in values else None
+    if model is not None and runs_code(model):
+        named = "diarize-model"
+    if log is not None and not log.resolve().is_relative_to(file.parent.resolve()):
+        named = "log-file"
+    if named is not None:
+        raise UsageError(
+            f"{file} was found, not named, and sets {named}: that could have its maker's code run.",
+            remedy=f"If you trust it, name the file: --config {file}.",
+        )
 
 
 def _overruled(named: dict[str, Any]) -> set[str]:
@@ -220,7 +250,9 @@ def read(file: Path) -> dict[str, Any]:
         raw = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error.strerror or error}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise UsageError(f"{file} is not valid TOML: it is nested too deeply.") from error
+    except ValueError as error:  # its own, no UTF-8, a number with too many digits
         raise UsageError(f"{file} is not valid TOML: {error}.") from error
     values = {key.replace("-", "_"): value for key, value in raw.items()}
     unknown = sorted(set(values) - set(Settings.model_fields))

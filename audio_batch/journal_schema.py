@@ -79,7 +79,9 @@ def version_of(db: sqlite3.Connection) -> int:
     if not db.execute("SELECT name FROM sqlite_master LIMIT 1").fetchone():
         return 0
     row = db.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()
-    return int(row[0]) if row else 0
+    if row is None:
+        raise ValueError("its version is gone")
+    return int(row[0])
 
 
 def check(version: int, path: Path, *, read_only: bool) -> None:

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -21,6 +21,8 @@ from audio_batch.control import StopControl
 
 if sys.platform == "win32":
     from audio_batch import windows
+
+_log = logging.getLogger("audio_batch.run")
 
 WARNING_GRACE_S = 50.0
 """What a scheduler's early warning leaves. Slurm's (`--signal=USR1`) and Grid Engine's (`-notify`)
@@ -112,15 +114,20 @@ def crash_report(path: Path) -> Iterator[None]:
     """Have a native crash (segmentation fault, abort) leave every thread's position in a file.
 
     A file with something in it tells the next run that the program crashed, not that it was
-    killed: only then are the assets that ran under suspicion.
+    killed: only then are the assets that ran under suspicion. A disk that refuses the file costs
+    this report and nothing else.
     """
-    with path.open("w", encoding="utf-8") as file:
-        faulthandler.enable(file, all_threads=True)
+    with ExitStack() as stack:
         try:
-            yield
-        finally:
-            faulthandler.disable()
-    path.unlink(missing_ok=True)
+            file = stack.enter_context(path.open("w", encoding="utf-8"))
+        except OSError as error:
+            _log.warning("Crashes will leave no report in %s: %s.", path, error.strerror or error)
+        else:
+            faulthandler.enable(file, all_threads=True)
+            stack.callback(faulthandler.disable)
+        yield
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def leave(code: int) -> None:

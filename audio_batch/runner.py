@@ -151,9 +151,7 @@ class Runner:
             stopped = self.stop.requested.is_set()
             self.result.interrupted = stopped and not self.result.stopped_by_failure
             released = (
-                self._pool.drop()
-                if self._in_flight or self.result.dropped
-                else self._pool.close()
+                self._pool.drop() if self._in_flight or self.result.dropped else self._pool.close()
             )
             self.result.dropped = self.result.dropped or not released
             self._put_back()

@@ -155,7 +155,15 @@ class _Night:
         if not todo:
             self.link()
             self.interface.notice(f"Nothing to do: none of {len(planned)} assets needs work.")
-            return self.sum_up(todo, changed=any(x.action is Action.QUARANTINE for x in planned))
+            set_aside = any(item.action is Action.QUARANTINE for item in planned)
+            last = self.journal.last_run()
+            if last is not None and last.exit_code is None:
+                # Killed when all was done, before that was written down.
+                self.folder.sweep()
+                code = self.sum_up(todo, changed=True)
+                self.journal.end_run(last.run_id, code)
+                return code
+            return self.sum_up(todo, changed=set_aside)
         fleet = stack.enter_context(open_fleet(self.options))
         self.preflight(todo, fleet)
         self.run_id = self.journal.begin_run(version=__version__, request=self.request.to_json())
@@ -385,10 +393,10 @@ class _Night:
         if error is not None:
             outcome.exit_code = getattr(error, "exit_code", ExitCode.INTERNAL)
             outcome.error = redact(str(error))
-        if self.run_id is not None:
-            self.journal.end_run(self.run_id, outcome.exit_code)
         if self.run_id is not None or changed:
             summary.write(outcome, self.folder.summary_path)
+        if self.run_id is not None:
+            self.journal.end_run(self.run_id, outcome.exit_code)
         # What cannot be shown is in the file.
         with suppress(OSError, ValueError):
             self.interface.show(outcome)

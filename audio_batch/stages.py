@@ -99,7 +99,9 @@ def keep(
         file = publish(state, path_of(asset_id, stage), data, format_name=stage.value)
     except AssetError as error:
         told = f"What the {stage} stage found cannot be kept in {state}: {error.message}"
-        raise AssetError(error.kind, told, remedy=error.remedy) from error
+        raise AssetError(
+            error.kind, told, remedy=error.remedy, transient=error.transient
+        ) from error
     return StageRecord(asset_id, stage, source, fingerprint, file, device, round(seconds, 4))
 
 

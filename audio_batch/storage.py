@@ -177,12 +177,13 @@ class OutputFolder:
         """Make the folder and see that it can be written to.
 
         Raises:
-            SetupError: it cannot be made or written to.
+            SetupError: it cannot be made or written to, or something in it is a link.
         """
+        self._refuse_links()
         try:
             make_folder(self.state, self.root)
-            probe = self.state / f"{TEMPORARY_PREFIX}{os.getpid()}-probe"
-            probe.write_bytes(b"")
+            probe = self.state / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(6)}"
+            os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
             probe.unlink()
         except OSError as error:
             raise SetupError(
@@ -190,13 +191,25 @@ class OutputFolder:
                 remedy="Choose another --output-dir, or mend its permissions.",
             ) from error
 
+    def _refuse_links(self) -> None:
+        """The state's files are written in place, through their names: none may lead elsewhere."""
+        inside = self.state.iterdir() if self.state.is_dir() else ()
+        for path in (self.state, *inside):
+            if path.is_symlink():
+                raise SetupError(
+                    f"{path} is a link; what is written there would change another file.",
+                    remedy="Remove the link, or choose another --output-dir.",
+                )
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder for one run. The kernel drops the lock with the process, however it ends.
 
         Raises:
             LockedError: another run holds it (exit 11).
+            SetupError: it cannot be locked, or something in the state folder is a link.
         """
+        self._refuse_links()
         # Never the soft kind, which a dead process would leave behind.
         lock = filelock.FileLock(self.state / "run.lock", timeout=0, fallback_to_soft=False)
         try:
@@ -222,6 +235,16 @@ class OutputFolder:
             for name in names:
                 if name.startswith(TEMPORARY_PREFIX):
                     yield Path(folder, name)
+
+    def refuse_second(self) -> None:
+        """Say early that another run holds the folder; `locked` is what keeps two runs apart.
+
+        Raises:
+            LockedError: another run holds it (exit 11).
+        """
+        if (self.state / "run.lock").is_file():
+            with self.locked():
+                pass
 
     def sweep(self) -> int:
         """Remove the leftovers of a killed run; to be called with the lock held."""

@@ -37,8 +37,8 @@ ANY = SpeakerLimits()
 RATE_HZ = 16_000
 E1, E2, E3 = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 NEAR_E1 = (0.8, 0.6, 0.0)
-BESIDE_SAMPLES_BYTES = 3_000_000_000
-"""The libraries (0.8 GB), the model at work, and the distances of a piece of an hour (1 GB)."""
+BESIDE_SAMPLES_BYTES = 2_500_000_000
+"""The libraries and the model (1.1 GB), the distances of a piece of 45 min (0.6 GB), and room."""
 
 
 def voice(label: str, talk_s: float, embedding: tuple[float, ...] | None) -> Speaker:
@@ -411,6 +411,7 @@ def test_hours_take_the_memory_of_a_piece_beside_their_samples(shared: Path) -> 
     assert told["peak_bytes"] < told["samples_bytes"] + BESIDE_SAMPLES_BYTES
     assert told["longest_silence_s"] < 120
     assert told["notes"] == ["diarized in 2 pieces"]
-    assert len(told["talk_s"]) == 4
-    assert min(told["talk_s"]) > 0.1 * hours_s
+    *others, first, second, third, fourth = sorted(told["talk_s"])
+    assert first > 0.1 * hours_s
+    assert sum(others) < 0.01 * (first + second + third + fourth)
     assert hours_s - 30 < told["end_s"] <= hours_s

@@ -22,6 +22,7 @@ from audio_batch.reporters import LiveReporter, LogReporter, Reporter, SteadyCon
 from audio_batch.request import Request
 from audio_batch.session import Interface, execute
 from audio_batch.survey import Survey
+from audio_batch.text import for_terminal, redact
 
 ANSWER_WITHIN_S = 60.0
 """An unanswered question goes on by itself: the person may be asleep."""
@@ -52,7 +53,10 @@ def _absolute(settings: Settings) -> Settings:
         update["model"] = str(Path(settings.model).expanduser().absolute())
     for name in ("align_model", "diarize_model"):
         value = getattr(settings, name)
-        if value not in (None, DEMO) and Path(value).expanduser().is_dir():
+        # pyannote's own names are never folders (see `diarization_models`).
+        if value in (None, DEMO) or value.startswith("pyannote/"):
+            continue
+        if Path(value).expanduser().is_dir():
             update[name] = str(Path(value).expanduser().absolute())
     return settings.model_copy(update=update)
 
@@ -98,7 +102,8 @@ class ConsoleInterface(Interface):
         logging.getLogger("audio_batch.run").log(level, "%s", text, extra={"worker": "Main"})
         if self._on_terminal and (warning or not self._settings.quiet):
             style = "yellow" if warning else None
-            self._console.print(text, style=style, markup=False, highlight=False)
+            shown = for_terminal(redact(text))
+            self._console.print(shown, style=style, markup=False, highlight=False)
 
     def asker(self) -> Asker | None:
         """See `Interface.asker`: only with a person at a terminal, and without --yes."""

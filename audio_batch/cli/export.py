@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from audio_batch.journal import Journal
+    from audio_batch.storage import PublishedFile
 
 
 def export(
@@ -51,50 +56,67 @@ def export(
         highlight_words=highlight_words,
     )
     given = names.load(output_dir)
-    count, written, bad = 0, set(), []
-    if to is None and (output_dir / names.FILE_NAME).is_file():
-        bad += _name_voices(output_dir)
-    for path in _transcripts(output_dir):
-        stem = path.removesuffix(".json")
-        try:
-            data = (output_dir / path).read_text(encoding="utf-8")
-            transcript = names.applied(Transcript.from_json(json.loads(data)), given)
-            for name in asked or _formats_of(output_dir / stem):
-                target = PurePosixPath(f"{stem}{FORMATS[name].suffix}")
-                text = render(name, transcript, options)
-                publish(to or output_dir, target, text, format_name=name)
-                written.add(name)
-            count += 1
-        except (OSError, ValueError, AssetError) as error:
-            bad.append(f"{path}: {error}")
+    count, bad = 0, []
+    written: list[PublishedFile] = []
+    held = _journal_of(output_dir) if to is None else nullcontext()
+    with held as journal:
+        if journal is not None and (output_dir / names.FILE_NAME).is_file():
+            from audio_batch.voices.folder import apply_names
+
+            bad += apply_names(output_dir, journal)
+        for path in _transcripts(output_dir):
+            stem = path.removesuffix(".json")
+            try:
+                data = (output_dir / path).read_text(encoding="utf-8")
+                transcript = names.applied(Transcript.from_json(json.loads(data)), given)
+                for name in asked or _formats_of(output_dir / stem):
+                    target = PurePosixPath(f"{stem}{FORMATS[name].suffix}")
+                    text = render(name, transcript, options)
+                    written.append(publish(to or output_dir, target, text, format_name=name))
+                count += 1
+            except (OSError, ValueError, AssetError) as error:
+                bad.append(f"{path}: {error}")
+        if journal is not None:
+            _journal_written(journal, written)
     if not count and not bad:
         raise UsageError(f"{output_dir} holds no transcripts.")
-    formats = ", ".join(name for name in FORMATS if name in written) or "nothing but JSON"
+    names_written = {file.format for file in written}
+    formats = ", ".join(name for name in FORMATS if name in names_written) or "nothing but JSON"
     typer.echo(f"{count} transcripts written as {formats}.", err=True)
     for line in bad:
         typer.echo(for_terminal(f"left out: {line}"), err=True)
     return ExitCode.SOME_FAILED if bad else ExitCode.OK
 
 
-def _name_voices(root: Path) -> list[str]:
-    """Bring the names into the JSON too, which other programs read; what could not be done.
+@contextmanager
+def _journal_of(root: Path) -> Iterator[Journal | None]:
+    """The folder's journal, held against a run; None where no run has written the folder.
 
     Raises:
         LockedError: a run is at work there.
     """
     from audio_batch.journal import Journal
     from audio_batch.storage import OutputFolder
-    from audio_batch.voices.folder import apply_names
 
     folder = OutputFolder(root)
     if not folder.journal_path.is_file():
-        return []
+        yield None
+        return
     with folder.locked():
         journal = Journal(folder.journal_path)
         try:
-            return apply_names(root, journal)
+            yield journal
         finally:
             journal.close()
+
+
+def _journal_written(journal: Journal, written: Sequence[PublishedFile]) -> None:
+    """Have the journal know the files that were its own: else they would pass for damaged."""
+    by_path = {file.path: file for file in written}
+    for entry in list(journal.entries()):
+        outputs = tuple(by_path.get(output.path, output) for output in entry.outputs)
+        if outputs != entry.outputs:
+            journal.replace_outputs(entry.asset_id, outputs)
 
 
 def _formats_of(stem: Path) -> list[str]:

@@ -250,7 +250,11 @@ def run(
     flags = dict(locals())
     flags.pop("manifest"), flags.pop("config")
     flags["verbose"] = verbose or None
-    # Late, so that --help does not pay for it.
+    # Late, so that --help does not pay for it; and who comes second is told before all the rest.
+    if output_dir is not None:
+        from audio_batch.storage import OutputFolder
+
+        OutputFolder(output_dir).refuse_second()
     from audio_batch.config import merge
 
     settings, file = merge(flags, config=config, manifest=manifest)

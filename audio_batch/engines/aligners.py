@@ -173,7 +173,8 @@ def find_aligner(
     if name in BUNDLES:
         return _bundle(name, model_dir, offline, say)
     local = Path(name).expanduser()
-    if local.is_dir():
+    # A default is never a folder that happens to be called so.
+    if align_model is not None and local.is_dir():
         return _in_folder(name, local)
     if not hub.is_repository(name):
         raise UsageError(
@@ -235,7 +236,8 @@ def _in_hub(
             remedy="Run with a network to complete the download; otherwise it is no wav2vec 2.0 "
             "model that can align.",
         )
-    identity = f"{repository}@{folder.name[:16]}"  # the hub's cache names folders by commit
+    name = hub.parted(repository)[0]
+    identity = f"{name}@{folder.name[:16]}"  # the hub's cache names folders by commit
     return AlignerReference(repository, folder, identity, "huggingface")
 
 

@@ -102,9 +102,10 @@ def _readable_files(repository: str, token: str | None) -> Files:
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)
-    info = api.model_info(repository, files_metadata=True, timeout=TIMEOUT_S)
+    name, _, commit = repository.partition("@")
+    info = api.model_info(name, revision=commit or None, files_metadata=True, timeout=TIMEOUT_S)
     if info.gated:
-        api.auth_check(repository)
+        api.auth_check(name)
     return {file.rfilename: file.size for file in info.siblings or ()}
 
 
