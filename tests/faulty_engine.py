@@ -13,10 +13,12 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import random
 import signal
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +162,19 @@ class FaultyRecognizer:
         """Memory that is never given back, until the limit of the process is met."""
         while True:
             self.leaked.append(np.ones(8_000_000))
+
+    def transient_share(self, number: int) -> None:
+        """What may pass, at the seeded `share` of all attempts (see `fails_in_passing`)."""
+        with self.lock:
+            _attempts[number] += 1
+            attempt = _attempts[number]
+        if fails_in_passing(self.faults["seed"], number, attempt, self.faults["share"]):
+            self.transient(number)
+
+
+_attempts: Counter[int] = Counter()
+
+
+def fails_in_passing(seed: int, number: int, attempt: int, share: float) -> bool:
+    """Whether an attempt (from 1) at a recording is one of those that fail."""
+    return random.Random(f"{seed} {number} {attempt}").random() < share
