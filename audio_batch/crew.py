@@ -155,10 +155,9 @@ class Crew:
         else:
             self.begin_anew(device)
 
-    @property
-    def loading(self) -> bool:
-        """Whether a device in service is still to come, so that having none is no end."""
-        return any(x.held and x.out_reason is None for x in self._balancer.loads())
+    def is_held(self, device: str) -> bool:
+        """Whether a device is being loaded."""
+        return any(load.held for load in self._balancer.loads() if load.device.id == device)
 
     # -- dying ------------------------------------------------------------------------------------
 

@@ -365,7 +365,8 @@ def checkpoint_of(part: Path) -> Path:
 
 
 def _identity(folder: Path, parts: Mapping[str, Path]) -> str:
-    """Name of everything that decides the turns; thresholds for linking voices do not."""
+    """Name of everything that decides the turns. The thresholds for linking voices decide them
+    only in recordings of more than an hour, which are done in pieces: they are left out."""
     files = [folder / "config.yaml"]
     for key, place in sorted(parts.items()):
         files += [place / name for name in _PARTS[key]] if place.is_dir() else [place]

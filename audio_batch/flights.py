@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from audio_batch import events
@@ -76,3 +77,42 @@ def carried_on(planned: Planned, outcome: Outcome) -> Planned:
     if Stage.TRANSCRIBE in done and Stage.ALIGN not in done:
         kept.pop(Stage.ALIGN, None)  # the times of other words
     return replace(planned, kept=kept)
+
+
+class Flights:
+    """The jobs at work, by asset. One thread only."""
+
+    def __init__(self) -> None:
+        self._by_asset: dict[str, Flight] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_asset)
+
+    def values(self) -> Collection[Flight]:
+        """All of them."""
+        return self._by_asset.values()
+
+    def add(self, flight: Flight) -> None:
+        """A job begins."""
+        self._by_asset[flight.job.asset.id] = flight
+
+    def remove(self, flight: Flight) -> None:
+        """A job has ended."""
+        del self._by_asset[flight.job.asset.id]
+
+    def get(self, asset_id: str) -> Flight | None:
+        """What is at work at an asset."""
+        return self._by_asset.get(asset_id)
+
+    def holds(self, job: Job) -> bool:
+        """Whether this very attempt is at work, not a later one at the same asset."""
+        flight = self._by_asset.get(job.asset.id)
+        return flight is not None and flight.job is job
+
+    def of(self, job: Job) -> Flight:
+        """The flight of a job that is at work."""
+        return self._by_asset[job.asset.id]
+
+    def on(self, device: str) -> list[Flight]:
+        """What is at work on a device."""
+        return [flight for flight in self._by_asset.values() if flight.job.device == device]

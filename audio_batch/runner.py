@@ -4,12 +4,12 @@
       ├─ Crew.load_all           every device's models, before any asset is touched
       └─ loop
           ├─ _dispatch           while a slot is free: choose → try_lease → journal.start → submit
-          ├─ _watch              what takes too long is given up, its device begun anew
-          └─ _handle             one message of a worker:
+          ├─ Mishaps.watch       what takes too long is given up
+          └─ _take_message       one message of a worker:
               ├─ started, progress     → event
               ├─ stage done            → journal.finish_stage
               ├─ finished → _commit    → journal.finish → release → event, or again later
-              └─ died                  → what ran is done again, alone, or set aside
+              └─ died → Mishaps.died   → what ran is done again, alone, or set aside
 
 Workers return records; only this thread commits, decides and emits. Failed attempts that may pass
 are done again after a growing delay. Whatever ends the run early, work that is running is waited
@@ -22,7 +22,7 @@ import contextlib
 import queue
 import random
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -31,10 +31,11 @@ from audio_batch.backlog import Backlog
 from audio_batch.control import Asker, Inbox, Pause, StopControl, wake_up
 from audio_batch.crew import Crew, Loader
 from audio_batch.errors import ErrorKind, SetupError
-from audio_batch.flights import Flight, carried_on, job_of
+from audio_batch.flights import Flight, Flights, carried_on, job_of
 from audio_batch.gpu.balancer import Balancer, Lease
 from audio_batch.guards import Guards
 from audio_batch.journal import Journal
+from audio_batch.mishaps import Mishaps
 from audio_batch.options import RunOptions
 from audio_batch.outcome import Outcome, Published, RunResult, StageRecord, State
 from audio_batch.pipeline import Job, source_identity
@@ -47,12 +48,6 @@ _TICK_S = 0.5
 """How often the loop looks at delays and at a grace period; also bounds Ctrl-C on Windows."""
 
 MAX_RETRY_DELAY_S = 300.0
-
-MAX_DEVICES_PER_ASSET = 2
-"""After so many devices have failed on one asset it is the asset that is suspected."""
-
-_MAX_TIMEOUTS = 2
-"""An asset that took too long is given one more chance, with a process of its own."""
 
 
 MakePool = Callable[[Tell, Callable[[Death], None]], Pool]
@@ -93,17 +88,14 @@ class Runner:
         self._inbox: Inbox = queue.SimpleQueue()
         self._given_up: set[tuple[str, int]] = set()
         tell = Tell(self._on_progress, self._on_stage_done, self._on_published, self._is_given_up)
-        self._pool = pool(tell, lambda death: self._inbox.put(lambda: self._died(death)))
+        self._pool = pool(tell, lambda death: self._inbox.put(lambda: self._mishaps.died(death)))
         self._pause = Pause(asker, self._inbox)
         self.stop = StopControl(self._inbox, grace_s)
         self._announced_stop = False
         self._draining = False
-        self._in_flight: dict[str, Flight] = {}
+        self._flights = Flights()
         self._positions: dict[str, int] = {}
         self._tries: Counter[str] = Counter()
-        self._timeouts: Counter[str] = Counter()
-        self._deaths: Counter[str] = Counter()
-        self._failed_devices: defaultdict[str, set[str]] = defaultdict(set)
         self._expectation = Expectation()
         self._backlog = Backlog(self._guards, self._expectation)
         self._ticker = Ticker()
@@ -116,6 +108,20 @@ class Runner:
             inbox=self._inbox,
             emit=emit,
             result=self.result,
+        )
+        self._mishaps = Mishaps(
+            options=options,
+            guards=self._guards,
+            flights=self._flights,
+            backlog=self._backlog,
+            crew=self._crew,
+            pool=self._pool,
+            expectation=self._expectation,
+            tries=self._tries,
+            emit=emit,
+            end=self._end,
+            interrupted=self._interrupted,
+            given_up=self._given_up,
         )
 
     def run(self, todo: Sequence[Planned]) -> RunResult:
@@ -130,7 +136,7 @@ class Runner:
         self._positions = {item.asset.id: n for n, item in enumerate(todo, 1)}
         for item in todo:
             if item.suspect and item.entry is not None:
-                self._deaths[item.asset.id] = item.entry.deaths
+                self._mishaps.deaths[item.asset.id] = item.entry.deaths
         try:
             needed = {
                 stage for item in todo if item.action is Action.PROCESS for stage in item.missing
@@ -147,11 +153,13 @@ class Runner:
         finally:
             self._announce_stop()
             self.result.wall_s = time.monotonic() - begun_s
-            self.result.not_begun = len(self._backlog) + len(self._in_flight)
+            self.result.not_begun = len(self._backlog) + len(self._flights)
             stopped = self.stop.requested.is_set()
             self.result.interrupted = stopped and not self.result.stopped_by_failure
             released = (
-                self._pool.drop() if self._in_flight or self.result.dropped else self._pool.close()
+                self._pool.drop()
+                if len(self._flights) or self.result.dropped
+                else self._pool.close()
             )
             self.result.dropped = self.result.dropped or not released
             self._put_back()
@@ -159,10 +167,10 @@ class Runner:
 
     def _loop(self) -> None:
         while not self.stop.drop:
-            self._watch()
+            self._mishaps.watch(self._now_s())
             self._dispatch()
             ended = self.stop.requested.is_set() or not len(self._backlog)
-            if not self._in_flight and (ended or self._out_of_time()):
+            if not len(self._flights) and (ended or self._out_of_time()):
                 return
             self._take_message()()
             self._announce_stop()
@@ -170,12 +178,12 @@ class Runner:
     def _drain(self, error: BaseException) -> None:
         """After an error: let what runs end, and commit what still can be committed."""
         self._draining = True
-        if self._in_flight:
-            text = f"{error} {len(self._in_flight)} running are finished first."
+        if len(self._flights):
+            text = f"{error} {len(self._flights)} running are finished first."
             self._emit(events.Notice(text, warning=True))
-        while self._in_flight and not self.stop.drop:
+        while len(self._flights) and not self.stop.drop:
             with contextlib.suppress(SetupError):  # the first error is the one that is told
-                self._watch()
+                self._mishaps.watch(self._now_s())
                 self._take_message()()
             self._announce_stop()
 
@@ -196,7 +204,7 @@ class Runner:
     def _announce_stop(self) -> None:
         if self.stop.requested.is_set() and not self._announced_stop:
             self._announced_stop = True
-            self._emit(events.StopRequested(self.stop.reason, len(self._in_flight)))
+            self._emit(events.StopRequested(self.stop.reason, len(self._flights)))
 
     # -- dispatch -------------------------------------------------------------------------------
 
@@ -204,12 +212,12 @@ class Runner:
         self._crew.tell()
         while self._may_begin:
             self._backlog.take_due()
-            if not len(self._backlog) or len(self._in_flight) >= self._pool.workers:
+            if not len(self._backlog) or len(self._flights) >= self._pool.workers:
                 return
             chosen = self._backlog.choose(
-                self._in_flight.values(),
+                self._flights.values(),
                 self._crew.in_service(),
-                self._failed_devices,
+                self._mishaps.failed_on,
                 isolated=self._pool.isolated,
             )
             if chosen is None:
@@ -219,7 +227,7 @@ class Runner:
                 lease = self._balancer.try_lease(exclude=exclude)
             except SetupError:
                 # What runs on a device that was taken out may still end well.
-                if self._in_flight:
+                if len(self._flights):
                     return
                 raise
             if lease is None:
@@ -247,7 +255,8 @@ class Runner:
         position, total = self._positions[asset.id], len(self._positions)
         job = job_of(planned, lease.device.id, attempt, position, total)
         now_s = self._now_s()
-        self._in_flight[asset.id] = Flight(
+        ladder = self._guards.ladder
+        flight = Flight(
             planned,
             job,
             lease,
@@ -255,8 +264,9 @@ class Runner:
             begun_s=now_s,
             told_s=now_s,
             duration_s=asset.duration_s,
-            steps=self._guards.ladder.steps(lease.device.id) if self._guards.ladder else 0,
+            steps=ladder.steps(lease.device.id) if ladder else 0,
         )
+        self._flights.add(flight)
         self._guards.floor.begun(asset.id, self._guards.need_bytes(planned))
         self._pool.submit(
             job,
@@ -294,15 +304,15 @@ class Runner:
         return (job.asset.id, job.attempt) in self._given_up
 
     def _progressed(self, event: events.AssetProgress) -> None:
-        flight = self._in_flight.get(event.asset_id)
+        flight = self._flights.get(event.asset_id)
         if flight is not None:
             flight.told(event, self._now_s())
             self._emit(event)
 
     def _started(self, job: Job, worker: str) -> None:
-        flight = self._in_flight.get(job.asset.id)
-        if flight is None or flight.job is not job:
+        if not self._flights.holds(job):
             return
+        flight = self._flights.of(job)
         self._emit(
             events.AssetStarted(
                 asset_id=job.asset.id,
@@ -318,129 +328,26 @@ class Runner:
         )
 
     def _finished(self, finished: Finished) -> None:
-        flight = self._in_flight.get(finished.job.asset.id)
-        if flight is None or flight.job is not finished.job:
-            return  # it was given up in the very moment
-        self._end(flight, finished.outcome, finished.worker)
+        if self._flights.holds(finished.job):  # else it was given up in this very moment
+            self._end(self._flights.of(finished.job), finished.outcome, finished.worker)
 
     def _end(self, flight: Flight, outcome: Outcome, worker: str = "Main") -> None:
         """A job has ended, however."""
-        del self._in_flight[flight.job.asset.id]
+        self._flights.remove(flight)
         self._guards.floor.ended(flight.job.asset.id)
         try:
             self._commit(flight, outcome, worker)
         finally:
             flight.lease.release()
 
-    # -- what went wrong with a worker ------------------------------------------------------------
-
-    def _watch(self) -> None:
-        """Give up what takes too long or does not move."""
-        now_s = self._now_s()
-        for flight in list(self._in_flight.values()):
-            device = flight.job.device
-            duration_s = flight.duration_s
-            budget_s = self._guards.watch.budget_s(
-                duration_s,
-                self._expectation.expected_s(device, duration_s),
-                on_cuda=flight.lease.device.kind == "cuda",
-            )
-            verdict = self._guards.watch.verdict(flight.begun_s, flight.told_s, now_s, budget_s)
-            if verdict is not None and flight.job.asset.id in self._in_flight:
-                quiet_s = now_s - flight.told_s
-                took_s = now_s - flight.begun_s
-                at = f" (at {flight.stage})" if flight.stage else ""
-                text = (
-                    f"It was given up after {took_s:.0f} s{at}: it has told nothing for "
-                    f"{quiet_s:.0f} s (--stall-timeout)."
-                    if verdict == "stalled"
-                    else f"It was given up after {took_s:.0f} s{at} (--timeout)."
-                )
-                self._give_up(flight, text)
-
-    def _give_up(self, flight: Flight, text: str) -> None:
-        asset_id, device = flight.job.asset.id, flight.job.device
-        self._given_up.add((asset_id, flight.job.attempt))
-        others = self._pool.give_up(flight.job)
-        self._timeouts[asset_id] += 1
-        self._failed_devices[asset_id].add(device)
-        again = self._timeouts[asset_id] < min(_MAX_TIMEOUTS, self._options.max_attempts)
-        # What hangs may hang its device: it goes on alone, and last.
-        flight.planned = replace(flight.planned, suspect=True)
-        self._end(
-            flight,
-            flight.outcome(
-                State.FAILED, error_kind=ErrorKind.TIMEOUT, error_text=text, transient=again
-            ),
-        )
-        for job in others:
-            self._requeue(self._in_flight[job.asset.id])
-        if self._pool.isolated:
-            self._crew.strike(device, "an asset that hung", [asset_id])
-
-    def _requeue(self, flight: Flight) -> None:
-        """Put back what ended through no fault of its own: this attempt does not count."""
-        self._tries[flight.job.asset.id] -= 1
-        self._backlog.put_back(flight.planned)
-        del self._in_flight[flight.job.asset.id]
+    def _interrupted(self, flight: Flight, outcome: Outcome, counts: bool) -> None:
+        """A job has ended without an outcome of its own; its asset is in the backlog again."""
+        self._flights.remove(flight)
         self._guards.floor.ended(flight.job.asset.id)
         flight.lease.release()
-        self._journal.finish(flight.outcome(State.INTERRUPTED), counts=False)
-
-    def _died(self, death: Death) -> None:
-        """The process of a device has ended by itself."""
-        flights = self._in_flight
-        for job in death.waiting:
-            if job.asset.id in flights and flights[job.asset.id].job is job:
-                self._requeue(flights[job.asset.id])
-        ran = [
-            flights[job.asset.id]
-            for job in death.running
-            if job.asset.id in flights and flights[job.asset.id].job is job
-        ]
-        if any(x.device.id == death.device and x.held for x in self._balancer.loads()):
-            return  # a job that was on its way when the process died
-        told = f": {death.evidence}" if death.evidence else ""
-        text = f"The process of {death.device} died by {death.how}{told}."
-        if ran:
-            text += f" {len(ran)} at work there are done again, one at a time."
-        self._emit(events.Notice(text, warning=True))
-        convicted = [self._end_of_dead(flight, death, alone=len(ran) == 1) for flight in ran]
-        assets = [flight.job.asset.id for flight in ran]
-        self._crew.strike(death.device, death.how, assets, counts=not any(convicted))
-
-    def _end_of_dead(self, flight: Flight, death: Death, *, alone: bool) -> bool:
-        """Do it again with nothing beside it, or set it aside; whether it is set aside."""
-        asset_id = flight.job.asset.id
-        self._deaths[asset_id] += 1
-        self._failed_devices[asset_id].add(death.device)
-        at = f" during {flight.stage}" if flight.stage else ""
-        text = f"It ended its worker process by {death.how}{at} on {death.device}"
-        if death.evidence:
-            text += f": {death.evidence}"
-        if death.log is not None:
-            text += f" (more in {death.log.name})"
-        if alone and self._deaths[asset_id] >= self._options.max_attempts:
-            self._crew.convict(asset_id)
-            times = f"{text}, for the {self._deaths[asset_id]}. time. It is set aside; "
-            outcome = flight.outcome(
-                State.QUARANTINED,
-                error_kind=ErrorKind.WORKER_DIED,
-                error_text=f"{times}--retry-failed tries it again.",
-                died=True,
-            )
-            self._end(flight, outcome)
-            return True
-        outcome = flight.outcome(
-            State.INTERRUPTED, error_kind=ErrorKind.WORKER_DIED, error_text=f"{text}.", died=True
-        )
-        self._backlog.add(replace(flight.planned, suspect=True))
-        del self._in_flight[asset_id]
-        self._guards.floor.ended(asset_id)
-        flight.lease.release()
-        self._journal.finish(outcome)
-        self._tell_finished(flight, outcome, "Main", again_in_s=0.0)
-        return False
+        self._journal.finish(outcome, counts=counts)
+        if counts:
+            self._tell_finished(flight, outcome, "Main", again_in_s=0.0)
 
     # -- outcomes ---------------------------------------------------------------------------------
 
@@ -451,14 +358,14 @@ class Runner:
             self._backlog.put_back(planned)
             self._journal.finish(replace(outcome, state=State.INTERRUPTED), counts=False)
             raise SetupError(outcome.error_text or "The disk is full.")
-        if outcome.device_failed and self._is_the_devices_fault(job, outcome):
+        if outcome.device_failed and self._mishaps.is_the_devices_fault(job):
             # Last in line: should it be the asset after all, the others have been done by then.
             self._backlog.add(planned)
             self._journal.finish(replace(outcome, state=State.INTERRUPTED), counts=False)
-            self._device_failed(flight, outcome.error_text or "it failed")
+            self._mishaps.device_failed(flight, outcome.error_text or "it failed")
             self._tell_finished(flight, outcome, worker, again_in_s=0.0)
             return
-        if outcome.error_kind is ErrorKind.OUT_OF_MEMORY and self._eased(flight, outcome):
+        if outcome.error_kind is ErrorKind.OUT_OF_MEMORY and self._mishaps.eased(flight, outcome):
             self._backlog.put_back(planned)
             self._tries[job.asset.id] -= 1
             self._journal.finish(replace(outcome, state=State.INTERRUPTED), counts=False)
@@ -466,7 +373,8 @@ class Runner:
             return
         delay_s = self._retry_delay_s(job, outcome)
         pending = delay_s is not None
-        if planned.redo and outcome.state is State.FAILED and not pending:
+        spoilt = outcome.state in (State.FAILED, State.QUARANTINED)
+        if planned.redo and spoilt and not pending:
             outcome = stands_all_the_same(outcome)
         # A run that is killed before the next attempt must find it still to be done.
         stands = replace(outcome, state=State.INTERRUPTED) if pending else outcome
@@ -499,37 +407,6 @@ class Runner:
         if self._guards.ladder is not None:
             self._guards.ladder.worked(outcome.device, outcome)
 
-    def _eased(self, flight: Flight, outcome: Outcome) -> bool:
-        """Whether the device has been given less to do at once, so that another try makes sense."""
-        if self._guards.ladder is None:
-            return False
-        device = outcome.device
-        if self._guards.ladder.steps(device) > flight.steps:
-            return True  # the step was taken for one that ran beside it
-        idle = all(other.job.device != device for other in self._in_flight.values())
-        step = self._guards.ladder.ease(device, outcome, idle=idle)
-        if step is None:
-            return False
-        sentence, load_anew = step
-        self._emit(events.Notice(sentence, warning=True))
-        if load_anew:
-            self._crew.begin_anew(device)
-        return True
-
-    def _device_failed(self, flight: Flight, reason: str) -> None:
-        """A CUDA context that is lost comes back with a new process; a thread has none to lose."""
-        device = flight.job.device
-        if not self._pool.isolated:
-            self._crew.take_out(device, reason)
-            return
-        if any(x.device.id == device and x.held for x in self._balancer.loads()):
-            return  # a neighbour in the same process, which is being begun anew
-        self._emit(events.Notice(f"{device} failed: {reason}", warning=True))
-        for other in [f for f in self._in_flight.values() if f.job.device == device]:
-            self._pool.give_up(other.job)
-            self._requeue(other)
-        self._crew.strike(device, reason, [flight.job.asset.id])
-
     def _tell_finished(
         self, flight: Flight, outcome: Outcome, worker: str, *, again_in_s: float | None
     ) -> None:
@@ -544,11 +421,6 @@ class Runner:
                 will_retry_in_s=again_in_s,
             )
         )
-
-    def _is_the_devices_fault(self, job: Job, outcome: Outcome) -> bool:
-        failed = self._failed_devices[job.asset.id]
-        failed.add(outcome.device)
-        return len(failed) < MAX_DEVICES_PER_ASSET
 
     def _retry_delay_s(self, job: Job, outcome: Outcome) -> float | None:
         """Seconds until the next attempt: doubling, with jitter; None when this was the last."""
@@ -576,6 +448,6 @@ class Runner:
 
     def _put_back(self) -> None:
         """Journal what a dropped run still had in hand as interrupted, uncounted."""
-        for flight in self._in_flight.values():
+        for flight in self._flights.values():
             with contextlib.suppress(SetupError):  # it stays `running`: debris for the next run
                 self._journal.finish(flight.outcome(State.INTERRUPTED), counts=False)

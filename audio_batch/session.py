@@ -252,6 +252,8 @@ class _Night:
             asker=self.interface.asker(),
         )
         self.result = runner.result
+        if (ends_at := self.time.ends_at()) is not None:
+            self.interface.notice(f"No asset is begun that would not be done by {ends_at}.")
         reporter.handle(self.opening(planned, todo, fleet))
         try:
             with signals_to(runner.stop), crash_report(self.folder.crash_log_path):

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from audio_batch import stages
+from audio_batch.engines.failures import is_sticky
 from audio_batch.errors import AssetError, DeviceError, ErrorKind, SetupError, UsageError
 from audio_batch.events import AssetProgress
 from audio_batch.outcome import Stage, StageRecord
@@ -176,8 +177,10 @@ class StageWork:
             if isinstance(error, AssetError) and error.kind in _NO_STAGES_FAULT:
                 raise
             failure = Failure.of(error, f"{self.job.asset.id} ({stage})")
-            # The words can still be had on this device; if not, the next recording tells.
-            self.failures[stage] = dataclasses.replace(failure, device_failed=False)
+            # Where only a new process helps, this stage is tried again in it. Else the words can
+            # still be had on this device; if not, the next recording tells.
+            lost = isinstance(error, DeviceError) and is_sticky(error.message)
+            self.failures[stage] = dataclasses.replace(failure, device_failed=lost)
             return None
 
     # -- doing ------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from audio_batch.engines.aligners import AlignerReference
 from audio_batch.engines.base import Aligner, Alignment, Progress
-from audio_batch.engines.failures import first_line, is_device_trouble
+from audio_batch.engines.failures import device_error, first_line, is_out_of_memory
 from audio_batch.engines.forced import WILDCARD, Alphabet, alphabet, place, spell
 from audio_batch.engines.word_times import PIECE_S, Piece, gaps, pieces, replaced, timed, usable
 from audio_batch.errors import AssetError, AudioBatchError, DeviceError, ErrorKind, SetupError
@@ -228,8 +228,7 @@ def _notes(unplaced: int, total: int, estimated: int, words: int) -> tuple[str, 
 def translate(error: Exception) -> AssetError | DeviceError:
     """The one seam for what torch, transformers and torchaudio raise at work."""
     text = first_line(error)
-    low = text.lower()
-    if isinstance(error, MemoryError) or "out of memory" in low or "can't allocate memory" in low:
+    if is_out_of_memory(error):
         _release_memory()
         return AssetError(
             ErrorKind.OUT_OF_MEMORY,
@@ -237,9 +236,7 @@ def translate(error: Exception) -> AssetError | DeviceError:
             remedy="Use a smaller --batch-size or --max-per-gpu, or a smaller --align-model.",
             transient=True,
         )
-    if is_device_trouble(low):
-        return DeviceError(f"The device failed: {text}.", remedy="See the driver's log.")
-    return AssetError(
+    return device_error(text) or AssetError(
         ErrorKind.ALIGNMENT, f"This could not be aligned: {type(error).__name__}: {text}."
     )
 
@@ -254,14 +251,10 @@ def _release_memory() -> None:
 
 def _load_error(error: Exception, what: str, device: Device) -> SetupError | DeviceError:
     text = first_line(error)
-    low = text.lower()
-    if isinstance(error, MemoryError) or "memory" in low:
+    if is_out_of_memory(error):
         return DeviceError(f"There is no memory on {device.id} to load the {what}: {text}.")
-    if device.kind == "cuda" and is_device_trouble(low):
-        return DeviceError(
-            f"{device.id} cannot load the {what}: {text}.",
-            remedy="Check the driver, or use --device cpu.",
-        )
+    if device.kind == "cuda" and (failed := device_error(text, device.id)) is not None:
+        return failed
     return SetupError(
         f"The {what} cannot be loaded: {type(error).__name__}: {text}.",
         remedy="Remove it and download it again, or use another --align-model.",

@@ -57,11 +57,12 @@ class Pool(Protocol):
         """Run a job; both callbacks run in the worker and must only hand on what they get."""
         ...
 
-    def give_up(self, job: Job) -> tuple[Job, ...]:
+    def give_up(self, job: Job) -> tuple[Job, ...] | None:
         """Stop waiting for a job: its `finished` is not called any more, its place is free.
 
         Returns:
-            The other jobs that this ended; they did nothing wrong.
+            The other jobs that this ended, which did nothing wrong; None where the job itself had
+            ended already, and nothing was done.
         """
         ...
 

@@ -284,13 +284,13 @@ class ProcessPool:
         with suppress(OSError):  # it has just died: its reader tells of the job with the others
             child.connection.send(Do(job))
 
-    def give_up(self, job: Job) -> tuple[Job, ...]:
+    def give_up(self, job: Job) -> tuple[Job, ...] | None:
         """See `Pool.give_up`: the device's process is killed; `begin` begins it anew."""
         child = self._children[job.device]
         with self._lock:
             task = child.tasks.get(job.asset.id)
             if task is None or task.job is not job:
-                return ()
+                return None
             others = tuple(t.job for t in child.tasks.values() if t.job is not job)
             child.tasks.clear()
             child.expected = True

@@ -22,9 +22,8 @@ class SerialPool:
         started(job, "Worker-1")
         finished(Finished(job, self._work(job), "Worker-1"))
 
-    def give_up(self, job: Job) -> tuple[Job, ...]:  # noqa: ARG002
+    def give_up(self, job: Job) -> None:
         """Nothing: no job runs outside `submit`."""
-        return ()
 
     def close(self) -> bool:
         """Nothing to release."""

@@ -64,14 +64,15 @@ class ThreadPool:
         """See `Pool.submit`."""
         self._tasks.put(_Task(job, started, finished))
 
-    def give_up(self, job: Job) -> tuple[Job, ...]:
+    def give_up(self, job: Job) -> tuple[Job, ...] | None:
         """See `Pool.give_up`; nothing else ends."""
         with self._guard:
             for thread, task in self._running.items():
                 if task.job is job and thread not in self._given_up:
                     self._given_up.add(thread)
                     self._threads.append(self._begin())
-        return ()
+                    return ()
+        return None
 
     def close(self) -> bool:
         """See `Pool.close`."""

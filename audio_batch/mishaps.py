@@ -1,0 +1,193 @@
+"""What goes wrong with workers, and what becomes of what they had: hangs, deaths, lost devices.
+
+watch            what takes too long, or does not move, is given up
+died             what ran is done again, alone; what kills its process each time is set aside
+device_failed    a lost CUDA context comes back with a new process, else the device goes out
+eased            a device that ran out of memory gets less to do at once
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from audio_batch import events
+from audio_batch.backlog import Backlog
+from audio_batch.crew import Crew
+from audio_batch.errors import ErrorKind
+from audio_batch.flights import Flight, Flights
+from audio_batch.guards import Guards
+from audio_batch.options import RunOptions
+from audio_batch.outcome import Outcome, State
+from audio_batch.pipeline import Job
+from audio_batch.pools import Death, Pool
+from audio_batch.watchdog import Expectation
+
+MAX_DEVICES_PER_ASSET = 2
+"""After so many devices have failed on one asset it is the asset that is suspected."""
+
+_MAX_TIMEOUTS = 2
+"""An asset that took too long is given one more chance, with a process of its own."""
+
+
+@dataclass(slots=True)
+class Mishaps:
+    """See the module's docstring. The runner's thread only.
+
+    `end` commits an outcome that stands or is tried again later, `interrupted` one that is put back
+    into the backlog. `tries` are the runner's counts of attempts.
+    """
+
+    options: RunOptions
+    guards: Guards
+    flights: Flights
+    backlog: Backlog
+    crew: Crew
+    pool: Pool
+    expectation: Expectation
+    tries: Counter[str]
+    emit: Callable[[events.Event], None]
+    end: Callable[[Flight, Outcome], None]
+    interrupted: Callable[[Flight, Outcome, bool], None]
+    given_up: set[tuple[str, int]]
+    deaths: Counter[str] = field(default_factory=Counter)
+    failed_on: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    _timeouts: Counter[str] = field(default_factory=Counter)
+
+    def watch(self, now_s: float) -> None:
+        """Give up what takes too long or does not move.
+
+        Args:
+            now_s: a time of `watchdog.Ticker.awake_s`.
+        """
+        watch = self.guards.watch
+        for flight in list(self.flights.values()):
+            budget_s = watch.budget_s(
+                flight.duration_s,
+                self.expectation.expected_s(flight.job.device, flight.duration_s),
+                on_cuda=flight.lease.device.kind == "cuda",
+            )
+            verdict = watch.verdict(flight.begun_s, flight.told_s, now_s, budget_s)
+            if verdict is None or not self.flights.holds(flight.job):
+                continue
+            at = f" (at {flight.stage})" if flight.stage else ""
+            text = f"It was given up after {now_s - flight.begun_s:.0f} s{at}"
+            if verdict == "stalled":
+                text += f": it has told nothing for {now_s - flight.told_s:.0f} s"
+            self._give_up(
+                flight, f"{text} ({'--timeout' if verdict == 'timeout' else '--stall-timeout'})."
+            )
+
+    def _give_up(self, flight: Flight, text: str) -> None:
+        asset_id, device = flight.job.asset.id, flight.job.device
+        others = self.pool.give_up(flight.job)
+        if others is None:
+            return  # it has ended in this very moment
+        self.given_up.add((asset_id, flight.job.attempt))
+        self._timeouts[asset_id] += 1
+        self.failed_on[asset_id].add(device)
+        again = self._timeouts[asset_id] < min(_MAX_TIMEOUTS, self.options.max_attempts)
+        # What hangs may hang its device: it goes on alone, and last.
+        flight.planned = replace(flight.planned, suspect=True)
+        failed = flight.outcome(
+            State.FAILED, error_kind=ErrorKind.TIMEOUT, error_text=text, transient=again
+        )
+        self.end(flight, failed)
+        for job in others:
+            self._put_back(job)
+        if self.pool.isolated:
+            self.crew.strike(device, "an asset that hung", [asset_id])
+
+    def _put_back(self, job: Job) -> None:
+        """Put back what ended through no fault of its own: this attempt does not count."""
+        if self.flights.holds(job):
+            flight = self.flights.of(job)
+            self.tries[job.asset.id] -= 1
+            self.backlog.put_back(flight.planned)
+            self.interrupted(flight, flight.outcome(State.INTERRUPTED), False)
+
+    def died(self, death: Death) -> None:
+        """The process of a device has ended by itself."""
+        for job in death.waiting:
+            self._put_back(job)
+        ran = [self.flights.of(job) for job in death.running if self.flights.holds(job)]
+        if not ran and self.crew.is_held(death.device):
+            return  # told again, for a job that was on its way
+        told = f": {death.evidence}" if death.evidence else ""
+        text = f"The process of {death.device} died by {death.how}{told}."
+        if ran:
+            text += f" {len(ran)} at work there are done again, one at a time."
+        self.emit(events.Notice(text, warning=True))
+        convicted = [self._end_of_dead(flight, death, alone=len(ran) == 1) for flight in ran]
+        assets = [flight.job.asset.id for flight in ran]
+        self.crew.strike(death.device, death.how, assets, counts=not any(convicted))
+
+    def _end_of_dead(self, flight: Flight, death: Death, *, alone: bool) -> bool:
+        """Do it again with nothing beside it, or set it aside; whether it is set aside."""
+        asset_id = flight.job.asset.id
+        self.deaths[asset_id] += 1
+        self.failed_on[asset_id].add(death.device)
+        at = f" during {flight.stage}" if flight.stage else ""
+        text = f"It ended its worker process by {death.how}{at} on {death.device}"
+        if death.evidence:
+            text += f": {death.evidence}"
+        if death.log is not None:
+            text += f" (more in .audio-batch/{death.log.parent.name}/{death.log.name})"
+        count = self.deaths[asset_id]
+        if alone and count >= self.options.max_attempts:
+            self.crew.convict(asset_id)
+            times = "" if count == 1 else f" This happened {count} times."
+            outcome = flight.outcome(
+                State.QUARANTINED,
+                error_kind=ErrorKind.WORKER_DIED,
+                error_text=f"{text}.{times} It is set aside; --retry-failed tries it again.",
+                died=True,
+            )
+            self.end(flight, outcome)
+            return True
+        outcome = flight.outcome(
+            State.INTERRUPTED, error_kind=ErrorKind.WORKER_DIED, error_text=f"{text}.", died=True
+        )
+        self.backlog.add(replace(flight.planned, suspect=True))
+        self.interrupted(flight, outcome, True)
+        return False
+
+    def is_the_devices_fault(self, job: Job) -> bool:
+        """Whether a failure of a device on this asset is taken for the device's own."""
+        failed = self.failed_on[job.asset.id]
+        failed.add(job.device)
+        return len(failed) < MAX_DEVICES_PER_ASSET
+
+    def device_failed(self, flight: Flight, reason: str) -> None:
+        """A device has failed on an asset, whose flight has ended.
+
+        A CUDA context that is lost comes back with a new process; in a thread it does not.
+        """
+        device = flight.job.device
+        if not self.pool.isolated:
+            self.crew.take_out(device, reason)
+            return
+        if self.crew.is_held(device):
+            return  # a neighbour in the same process, which is being begun anew
+        self.emit(events.Notice(f"{device} failed: {reason}", warning=True))
+        for other in self.flights.on(device):
+            self.pool.give_up(other.job)
+            self._put_back(other.job)
+        self.crew.strike(device, reason, [flight.job.asset.id])
+
+    def eased(self, flight: Flight, outcome: Outcome) -> bool:
+        """Whether the device has been given less to do at once, so that another try makes sense."""
+        ladder, device = self.guards.ladder, outcome.device
+        if ladder is None:
+            return False
+        if ladder.steps(device) > flight.steps:
+            return True  # the step was taken for one that ran beside it
+        step = ladder.ease(device, outcome, idle=not self.flights.on(device))
+        if step is None:
+            return False
+        sentence, load_anew = step
+        self.emit(events.Notice(sentence, warning=True))
+        if load_anew:
+            self.crew.begin_anew(device)
+        return True
