@@ -112,6 +112,11 @@ def keep_secret(value: str) -> None:
         _kept.add(value)
 
 
+def kept_secrets() -> tuple[str, ...]:
+    """What `keep_secret` was told: for a process of ours that has to keep it too."""
+    return tuple(_kept)
+
+
 def redact(text: str) -> str:
     """`text` with what looks like a secret replaced by `***`; the name before it stays readable.
 

@@ -119,6 +119,18 @@ class FaultyRecognizer:
         sys.stderr.flush()
         os.abort()
 
+    def tell_and_abort(self, _number: int) -> None:
+        """A library that is talkative about what it was given, and then aborts."""
+        for name in ("HF_TOKEN", "AWS_SESSION_TOKEN"):
+            sys.stderr.write(f"cannot use {os.environ.get(name)}\n")
+        sys.stderr.write(f"cannot use {Path('token').read_text()}\n")
+        sys.stderr.flush()
+        os.abort()
+
+    def quote_a_secret(self, _number: int) -> None:
+        """An error that tells what it was given."""
+        raise AssetError(ErrorKind.INTERNAL, f"cannot use {Path('token').read_text()}")
+
     def segfault(self, _number: int) -> None:
         """A read of address 0."""
         ctypes.string_at(0)

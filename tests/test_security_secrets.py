@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import faulty_engine
 import pytest
 from program import command, environment, write_tone
 
@@ -122,6 +123,23 @@ def test_a_failure_that_quotes_a_secret_is_masked_wherever_it_is_written(
     assert [failure["kind"] for failure in summary["failures"]] == ["input_missing"] * 2
     assert all("***/b.wav does not exist" in one["reason"] for one in summary["failures"])
     assert_nothing_leaked(tmp_path, but="m.json")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="an abort is told otherwise there")
+def test_what_a_dying_process_told_is_kept_without_secrets(tmp_path: Path) -> None:
+    for number in range(3):
+        write_tone(tmp_path / f"{number}.wav", 0.5 + number / 1000)
+    manifest(tmp_path, "0.wav", "1.wav", "2.wav")
+    (tmp_path / "token").write_text(IN_FILE)
+    flags = ("--engine", "faulty", "--isolation", "process", "--hf-token-file", "token")
+    more = {
+        **faulty_engine.install(tmp_path / "plugin"),
+        "FAULTY_ENGINE": '{"tell_and_abort": [1], "quote_a_secret": [2]}',
+    }
+    assert start(tmp_path, *NIGHT, *flags, "--max-attempts", "2", **more).wait(120) == 3
+    kept = [path.read_text() for path in (tmp_path / "out/.audio-batch/workers").iterdir()]
+    assert any("cannot use ***" in text for text in kept)
+    assert_nothing_leaked(tmp_path)
 
 
 def _titles(process: int) -> str:

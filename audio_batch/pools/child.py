@@ -31,7 +31,7 @@ from audio_batch.pools.messages import (
     Refused,
     Told,
 )
-from audio_batch.text import redact
+from audio_batch.text import keep_secret, redact
 
 _PARENT_GONE = 70
 """Exit code of a child that lost its parent (EX_SOFTWARE of sysexits.h); nobody is left to read."""
@@ -47,6 +47,8 @@ def serve(connection: Connection, setup: ChildSetup) -> None:
     die_with_parent(setup.parent_pid)
     _redirect(setup.stderr)
     faulthandler.enable(all_threads=True)
+    for secret in setup.secrets:
+        keep_secret(secret)
     line = _Line(connection)
     _log_to(line)
     try:

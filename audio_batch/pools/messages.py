@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ class ChildSetup:
     """What a child is begun with.
 
     `stderr` is where its own stderr and its crash report go. `place.slots` threads work in it,
-    named by numbers from `first_worker` on.
+    named by numbers from `first_worker` on. `secrets` are for `text.keep_secret`.
     """
 
     parent_pid: int
@@ -32,6 +32,7 @@ class ChildSetup:
     needed: tuple[Stage, ...]
     stderr: Path
     first_worker: int
+    secrets: tuple[str, ...] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

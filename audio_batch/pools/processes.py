@@ -45,7 +45,7 @@ from audio_batch.pools.messages import (
     Told,
 )
 from audio_batch.tell import Tell
-from audio_batch.text import for_terminal, redact
+from audio_batch.text import for_terminal, kept_secrets, redact
 from audio_batch.workplace import Recipe
 
 _PATIENCE_S = 10.0
@@ -73,6 +73,7 @@ class _Child:
     connection: Connection
     stderr: Path
     loaded: concurrent.futures.Future[Sequence[str]]
+    reader: threading.Thread | None = None
     tasks: dict[str, _Task] = field(default_factory=dict)
     expected: bool = False
     """Whether its end is our doing."""
@@ -139,6 +140,7 @@ class ProcessPool:
             needed=tuple(needed),
             stderr=stderr,
             first_worker=self._first_worker[device],
+            secrets=kept_secrets(),
         )
         spawn = multiprocessing.get_context("spawn")
         ours, theirs = spawn.Pipe()
@@ -156,7 +158,8 @@ class ProcessPool:
         child = _Child(device, process, ours, stderr, concurrent.futures.Future())
         self._children[device] = child
         name = f"Reader of {device}"
-        threading.Thread(target=self._read, args=(child,), name=name, daemon=True).start()
+        child.reader = threading.Thread(target=self._read, args=(child,), name=name, daemon=True)
+        child.reader.start()
 
     def load(self, device: str, needed: Set[Stage]) -> Sequence[str]:  # noqa: ARG002
         """Wait until the process has loaded its models; what to warn of. Any thread.
@@ -228,6 +231,9 @@ class ProcessPool:
         with self._lock:
             expected = child.expected
         evidence, log = ("", None) if expected else self._evidence(child.stderr)
+        with suppress(OSError):  # what is worth keeping is kept, without secrets
+            if self._children.get(child.device) is child:
+                child.stderr.unlink(missing_ok=True)
         with self._lock:
             tasks = list(child.tasks.values())
             child.tasks.clear()
@@ -313,6 +319,8 @@ class ProcessPool:
         """See `Pool.drop`: nothing is left behind, processes can be killed."""
         for child in self._children.values():
             self._kill(child)
+            if child.reader is not None:
+                child.reader.join(_PATIENCE_S)
         self._keeper.close()
         return True
 

@@ -75,7 +75,8 @@ def attempts_of(folder: Path, asset_id: str) -> list[tuple[float, float]]:
 
 def one_recording(folder: Path, count: int) -> Path:
     """A manifest of `count` assets that share one recording of half a second."""
-    write_tone(folder / "tone.wav", 0.5)
+    if not (folder / "tone.wav").exists():
+        write_tone(folder / "tone.wav", 0.5)
     assets = [{"id": f"asset-{number:05d}", "path": "tone.wav"} for number in range(count)]
     path = folder / "manifest.json"
     path.write_text(json.dumps({"assets": assets}))
@@ -137,13 +138,13 @@ def test_with_ten_thousand_done_a_run_is_soon_at_work_and_does_none_again(
 
 @posix
 def test_assets_that_end_their_process_are_set_aside_after_three_attempts(tmp_path: Path) -> None:
-    write_manifest(tmp_path, 30)
-    faults = {"segfault": [3], "abort": [11], "exit": [19], "delay_ms": 30}
+    write_manifest(tmp_path, 16)
+    faults = {"segfault": [3], "abort": [11], "delay_ms": 30}
     answer = night(tmp_path, faults, "--isolation", "process", "--max-per-gpu", "2")
     assert answer.code == 3, answer.err
     found = entries(tmp_path / "out")
     bad = {name: entry for name, entry in found.items() if entry.state is State.QUARANTINED}
-    assert set(bad) == {"tone-003", "tone-011", "tone-019"}
+    assert set(bad) == {"tone-003", "tone-011"}
     assert max(entry.attempts for entry in bad.values()) <= 3
     good = [entry for name, entry in found.items() if name not in bad]
     assert {entry.state for entry in good} == {State.DONE}
@@ -162,9 +163,8 @@ def test_a_hang_ends_soon_after_its_time_and_its_slot_is_used_again(tmp_path: Pa
     assert answer.code == 3, answer.err
     hung = attempts_of(tmp_path, "tone-001")
     took_s = [ended - began for began, ended in hung]
-    print(
-        f"a hang with --timeout {timeout_s} was over after {', '.join(f'{s:.1f} s' for s in took_s)}"
-    )
+    told = ", ".join(f"{seconds:.1f} s" for seconds in took_s)
+    print(f"a hang with --timeout {timeout_s} was over after {told}")
     assert len(took_s) == 2
     assert max(took_s) < timeout_s + 5
     others = [attempts_of(tmp_path, f"tone-{number:03d}") for number in (0, 2, 3, 4, 5)]
@@ -229,9 +229,12 @@ def test_a_process_that_runs_out_of_memory_costs_its_asset_alone(tmp_path: Path)
 # -- 15: faults that pass --------------------------------------------------------------------------
 
 
-def test_of_faults_that_pass_three_attempts_leave_what_chance_leaves(tmp_path: Path) -> None:
-    count, share, seed = 300, 0.3, 20261121
-    write_manifest(tmp_path, count)
+@pytest.mark.parametrize("count", [150, pytest.param(1000, marks=pytest.mark.slow)])
+def test_of_faults_that_pass_three_attempts_leave_what_chance_leaves(
+    count: int, place: Path
+) -> None:
+    share, seed = 0.3, 20261121
+    write_manifest(place, count)
     numbers = range(count)
     unlucky = {
         f"tone-{number:03d}"
@@ -242,9 +245,9 @@ def test_of_faults_that_pass_three_attempts_leave_what_chance_leaves(tmp_path: P
     sigma = (expected * (1 - expected) / count) ** 0.5
     assert abs((1 - len(unlucky) / count) - expected) <= 3 * sigma, "the seed is no fair one"
     faults = {"transient_share": list(numbers), "share": share, "seed": seed}
-    answer = night(tmp_path, faults, "--isolation", "thread", "--max-attempts", "3")
+    answer = night(place, faults, "--isolation", "thread", "--max-attempts", "3")
     assert answer.code == 3, answer.err
-    found = entries(tmp_path / "out")
+    found = entries(place / "out")
     failed = {name for name, entry in found.items() if entry.state is State.FAILED}
     done = sum(entry.state is State.DONE for entry in found.values())
     print(f"{done} of {count} done ({done / count:.1%}; {expected:.1%} ± {3 * sigma:.1%} expected)")
@@ -294,7 +297,7 @@ def a_file_for_a_folder(folder: Path) -> None:
         (3, no_recordings, ("--allow-missing",)),
         (4, no_recording, ()),
         (4, no_manifest_at_all, ()),
-        (5, nothing, ("--engine", "faster-whisper", "--model", "./nowhere", "--offline")),
+        (5, nothing, ("--engine", "faster-whisper", "--model", "nobody/nowhere", "--offline")),
         (5, nothing, ("--device", "cuda:7")),
         (5, a_file_for_a_folder, ()),
     ],
@@ -318,9 +321,6 @@ def test_each_outcome_has_its_exit_code(
     [
         (3, {"fail": [1]}, ()),
         (3, {"transient": [1]}, ("--max-attempts", "2")),
-        (3, {"out_of_memory": [1], "enough": []}, ()),
-        (3, {"hang": [1]}, ("--timeout", "2", "--max-attempts", "1")),
-        (3, {"abort": [1]}, ("--isolation", "process", "--max-attempts", "1")),
         (5, {"cannot_load": ["cpu"]}, ()),
         (130, {"delay_ms": 300}, ("--max-runtime", "1s", "-t", "1")),
     ],
@@ -328,7 +328,9 @@ def test_each_outcome_has_its_exit_code(
 def test_each_fault_has_its_exit_code(
     code: int, faults: dict[str, Any], arguments: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """11 and 130 by a signal are those of test_locks and test_signals."""
+    """Deaths, hangs and lack of memory are those of test_isolation; 11 is that of test_locks,
+    130 after a signal that of test_signals.
+    """
     write_manifest(tmp_path, 30 if code == 130 else 3)
     answer = night(tmp_path, faults, *arguments)
     assert answer.code == code, answer.err
@@ -387,7 +389,7 @@ def test_any_changes_do_exactly_the_assets_that_they_affect(disk: Disk, place: P
 @pytest.mark.parametrize(
     ("isolation", "count"),
     [
-        ("process", 400),
+        ("process", 200),
         pytest.param("thread", 10_000, marks=pytest.mark.slow),
         pytest.param("process", 10_000, marks=pytest.mark.slow),
     ],
