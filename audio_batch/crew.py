@@ -20,6 +20,7 @@ from audio_batch import events
 from audio_batch.control import Inbox, StopControl
 from audio_batch.errors import AudioBatchError, DeviceError, SetupError
 from audio_batch.gpu.balancer import Balancer
+from audio_batch.guards import Ladder
 from audio_batch.outcome import RunResult, Stage
 
 _TICK_S = 0.5
@@ -58,6 +59,7 @@ class Crew:
         *,
         max_restarts: int,
         reserve: str | None,
+        ladder: Ladder | None,
         inbox: Inbox,
         emit: Callable[[events.Event], None],
         result: RunResult,
@@ -66,6 +68,7 @@ class Crew:
         self._loader = loader
         self._max_restarts = max_restarts
         self._reserve = reserve
+        self._ladder = ladder
         self._inbox = inbox
         self._emit = emit
         self._result = result
@@ -111,7 +114,8 @@ class Crew:
             try:
                 self._warn(future.result())
             except DeviceError as error:
-                self.take_out(device, str(error))
+                if not self._eased(device, error):
+                    self.take_out(device, str(error))
         if not self.in_service() and self._reserve is None:
             raise SetupError(
                 f"No device can run the models: {'; '.join(self._result.devices_out.values())}"
@@ -148,7 +152,20 @@ class Crew:
         self._warn(warnings)
         self._balancer.resume(device)
 
+    def _eased(self, device: str, error: AudioBatchError) -> bool:
+        """Whether models that did not fit are being loaded in less memory."""
+        if not (isinstance(error, DeviceError) and error.lacks_memory and self._ladder):
+            return False
+        sentence = self._ladder.ease_loading(device)
+        if sentence is None:
+            return False
+        self._emit(events.Notice(sentence, warning=True))
+        self.begin_anew(device)
+        return True
+
     def _not_loaded(self, device: str, error: AudioBatchError) -> None:
+        if self._eased(device, error):
+            return
         self._strikes[device] += 1
         if self._strikes[device] >= self._max_restarts:
             self.take_out(device, str(error))

@@ -97,9 +97,17 @@ class SetupError(AudioBatchError):
 
 
 class DeviceError(AudioBatchError):
-    """A device, not an asset, has failed: it is taken out of the run, its work goes elsewhere."""
+    """A device, not an asset, has failed: it is taken out of the run, its work goes elsewhere.
+
+    Args:
+        lacks_memory: whether there was too little memory to load a model; less may do.
+    """
 
     exit_code = ExitCode.ENVIRONMENT
+
+    def __init__(self, message: str, *, remedy: str = "", lacks_memory: bool = False) -> None:
+        super().__init__(message, remedy=remedy)
+        self.lacks_memory = lacks_memory
 
 
 class LockedError(AudioBatchError):

@@ -27,6 +27,10 @@ class Ladder(Protocol):
         """
         ...
 
+    def ease_loading(self, device: str) -> str | None:
+        """Take a step down because models could not be loaded; a sentence, None without any."""
+        ...
+
     def worked(self, device: str, outcome: Outcome) -> None:
         """An asset was done there with what is in force."""
         ...

@@ -102,6 +102,21 @@ class Places:
         # fit now. Nothing is loaded under what runs.
         return describe(device, at_work, after), idle
 
+    def ease_loading(self, device: str) -> str | None:
+        """See `guards.Ladder`: only a smaller compute type makes models smaller."""
+        before, kind = self._rungs[device], self._begun_with[device].device
+        if before.compute_type == "auto" and kind.kind == "cpu":
+            return None  # int8 by itself
+        # What auto comes to on a GPU with room, see `resolve_compute_type`.
+        compute_type = "float16" if before.compute_type == "auto" else before.compute_type
+        at_work = replace(before, slots=1, compute_type=compute_type)
+        after = next_rung(at_work, supported=_supported(kind))
+        if after is None:
+            return None
+        self._steps[device] += 1
+        self._rungs[device] = replace(after, slots=before.slots)
+        return describe(device, at_work, after)
+
     def worked(self, device: str, outcome: Outcome) -> None:
         """See `guards.Ladder`: what worked after memory ran out is remembered for the next run."""
         if not self._steps[device] and outcome.batch_size is None:

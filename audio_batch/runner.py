@@ -105,6 +105,7 @@ class Runner:
             loader(self._pool),
             max_restarts=options.max_restarts,
             reserve=reserve,
+            ladder=self._guards.ladder,
             inbox=self._inbox,
             emit=emit,
             result=self.result,

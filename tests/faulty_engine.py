@@ -3,8 +3,8 @@
 Its faults are told by the variable FAULTY_ENGINE, JSON: by kind, the numbers of the recordings (as
 `program.write_manifest` makes them) that bring it about. `delay_ms` is what a recording takes;
 `dies_after` holds, by device, how many recordings its process survives; `lost_after` likewise how
-many until the device reports a lost CUDA context; `needs_rungs` how often memory must be asked
-for less. `loops` are heard as the same words again and again, unless it is done window by window.
+many until the device reports a lost CUDA context. `fits` names the compute types that can be
+loaded. `loops` are heard as the same words again and again, unless it is done window by window.
 `once` is a folder in which faults that happen a single time leave a mark.
 """
 
@@ -53,6 +53,8 @@ class FaultyEngine:
         faults = json.loads(os.environ.get("FAULTY_ENGINE", "{}"))
         if request.device.id in faults.get("cannot_load", []):
             raise DeviceError(f"{request.device.id} cannot load on purpose.")
+        if "fits" in faults and request.compute_type not in faults["fits"]:
+            raise DeviceError("It does not fit on purpose.", lacks_memory=True)
         if request.device.id in faults.get("abort_loading", []):
             os.abort()
         return FaultyRecognizer(faults, request)

@@ -18,10 +18,12 @@ def load_error(
 ) -> DeviceError | SetupError:
     """Translate what loading raised: the folder's fault, or the device's."""
     text = first_line(error)
-    if is_out_of_memory(error) or (device.kind == "cuda" and is_device_trouble(text)):
+    no_memory = is_out_of_memory(error)
+    if no_memory or (device.kind == "cuda" and is_device_trouble(text)):
         return DeviceError(
             f"{device.id} cannot load the diarization model {reference.name!r}: {text}.",
             remedy="Check its free memory and the driver, or use --device cpu.",
+            lacks_memory=no_memory,
         )
     return SetupError(
         f"The diarization model {reference.name!r} cannot be loaded from {reference.path}: {text}.",

@@ -340,6 +340,7 @@ def _load_error(error: Exception, request: LoadRequest) -> AudioBatchError:
         return DeviceError(
             f"There is no memory on {device.id} to load {name!r}: {text}.",
             remedy="Use --compute-type int8_float16, a smaller model or a smaller --max-per-gpu.",
+            lacks_memory=True,
         )
     trouble = device_error(text, device.id) if device.kind == "cuda" else None
     return trouble or SetupError(

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from audio_batch import errors
 from audio_batch.errors import AudioBatchError, DeviceError, SetupError, UsageError
 from audio_batch.events import AssetProgress
 from audio_batch.loading import Place
@@ -64,18 +63,23 @@ class Refused:
     kind: Literal["DeviceError", "SetupError", "UsageError"]
     message: str
     remedy: str
+    lacks_memory: bool = False
 
     @classmethod
     def of(cls, error: AudioBatchError) -> Refused:
         """As values; a kind that is none of the three is a SetupError."""
-        for kind in (DeviceError, UsageError):
-            if isinstance(error, kind):
-                return cls(kind.__name__, error.message, error.remedy)  # type: ignore[arg-type]
-        return cls(SetupError.__name__, error.message, error.remedy)  # type: ignore[arg-type]
+        if isinstance(error, DeviceError):
+            return cls("DeviceError", error.message, error.remedy, error.lacks_memory)
+        kind: Literal["SetupError", "UsageError"] = "SetupError"
+        if isinstance(error, UsageError):
+            kind = "UsageError"
+        return cls(kind, error.message, error.remedy)
 
     def error(self) -> AudioBatchError:
         """As the exception that it was."""
-        kind: type[AudioBatchError] = getattr(errors, self.kind)
+        if self.kind == "DeviceError":
+            return DeviceError(self.message, remedy=self.remedy, lacks_memory=self.lacks_memory)
+        kind = UsageError if self.kind == "UsageError" else SetupError
         return kind(self.message, remedy=self.remedy)
 
 

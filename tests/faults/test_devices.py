@@ -132,3 +132,14 @@ def test_a_suspect_is_tried_elsewhere(stub_dir: Path, tmp_path: Path) -> None:
     rows = db.execute("SELECT device FROM attempts WHERE asset_id = 'tone-002'").fetchall()
     db.close()
     assert {device for (device,) in rows} == {"cuda:0", "cuda:1"}
+
+
+def test_models_that_do_not_fit_are_loaded_smaller(stub_dir: Path, tmp_path: Path) -> None:
+    write_manifest(tmp_path, 4)
+    answer = night(tmp_path, stub_dir, 1, {"fits": ["int8_float16"]})
+    assert answer.code == 0, answer.err
+    assert "int8_float16 instead of float16" in answer.err
+    assert devices_of_done(tmp_path) == {"cuda:0": 4}
+    answer = night(tmp_path, stub_dir, 1, {"fits": []}, "--overwrite")
+    assert answer.code == 5, answer.err
+    assert "does not fit" in answer.err

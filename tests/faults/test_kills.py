@@ -180,16 +180,25 @@ def kill_workers(
 
 
 @pytest.mark.parametrize(
-    ("gpus", "count", "kills"),
+    ("gpus", "count", "kills", "between"),
     [
-        (0, 40, 8),
-        pytest.param(2, 80, 20, marks=pytest.mark.slow),
+        (0, 40, 8, (1, 2, 3)),
+        # No more is done between two kills than one kill may cost.
+        pytest.param(0, 320, 200, (1,), marks=pytest.mark.slow),
+        pytest.param(2, 100, 20, (1, 2, 3), marks=pytest.mark.slow),
     ],
 )
 def test_kills_of_device_processes_cost_their_attempts_alone(
-    gpus: int, count: int, kills: int, tmp_path: Path, request: pytest.FixtureRequest
+    gpus: int,
+    count: int,
+    kills: int,
+    between: tuple[int, ...],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
-    """The device is not given up while assets are done there, and no asset is to blame."""
+    """The device is not given up while assets are done there, and no asset is to blame: the kernel
+    has not killed for lack of memory.
+    """
     night = Night(tmp_path, count, ("--isolation", "process"))
     if gpus:
         stub_dir = request.getfixturevalue("stub_dir")
@@ -199,7 +208,7 @@ def test_kills_of_device_processes_cost_their_attempts_alone(
         night.slots = SLOTS * gpus
     with night.start(delay_ms=150) as process:
         chance = random.Random(f"{gpus} {kills}")
-        kill_workers(night, process, kills, chance, delay_ms=150, between=(1, 2, 3))
+        kill_workers(night, process, kills, chance, delay_ms=150, between=between)
         assert process.wait(timeout=600) == 0, night.said
     assert night.said.count("taken out") == 0
     night.assert_nothing_was_lost()
