@@ -8,7 +8,6 @@ import platform
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,12 +25,8 @@ OPTIONAL = {
 """Dependencies of the project that trials can do without, and what is left out then."""
 
 
-@dataclass(frozen=True, slots=True)
 class Absent(Exception):
-    """What the trials need is not here: a sentence, and what to do."""
-
-    text: str
-    remedy: str
+    """What the trials need is not here; the text says what, and what to do."""
 
 
 def missing() -> tuple[list[str], list[str]]:
@@ -93,11 +88,11 @@ class Gpu:
             self._probe = NvmlProbe()
             snapshots = self._probe.snapshots()
         except ProbeError as error:
-            raise Absent(f"There is no CUDA GPU here: {error}.", _NO_GPU) from error
+            raise Absent(f"There is no CUDA GPU here: {error}. {_NO_GPU}") from error
         view = cuda_view(snapshots, environ)
         if number >= len(view.gpus):
             why = view.problem or f"CUDA sees {len(view.gpus)} GPUs, NVML {len(snapshots)}"
-            raise Absent(f"cuda:{number} is not there: {why}.", _NO_GPU)
+            raise Absent(f"cuda:{number} is not there: {why}. {_NO_GPU}")
         self.uuid = view.gpus[number].uuid
         self.name = view.gpus[number].name
         self._probe_again()
@@ -105,7 +100,7 @@ class Gpu:
     def _probe_again(self) -> Any:
         found = next((gpu for gpu in self._probe.snapshots() if gpu.uuid == self.uuid), None)
         if found is None or found.free_bytes is None or found.total_bytes is None:
-            raise Absent(f"NVML does not tell the memory of cuda:{self.number}.", _NO_GPU)
+            raise Absent(f"NVML does not tell the memory of cuda:{self.number}. {_NO_GPU}")
         return found
 
     def free_bytes(self) -> int:
@@ -124,7 +119,10 @@ class Gpu:
         return [
             ("GPU", f"{self.name} (cuda:{self.number}, {self.uuid})"),
             ("GPU memory", f"{gb(self.total_bytes())}, {gb(self.free_bytes())} free at the start"),
-            ("driver", f"{pynvml.nvmlSystemGetDriverVersion()}, CUDA {cuda // 1000}.{cuda % 1000 // 10}"),
+            (
+                "driver",
+                f"{pynvml.nvmlSystemGetDriverVersion()}, CUDA {cuda // 1000}.{cuda % 1000 // 10}",
+            ),
         ]
 
 

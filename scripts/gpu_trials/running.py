@@ -46,7 +46,6 @@ class Bench:
         model: `--model` of the trials; `heavy` that of those about memory and speed.
         ends_s: `time.monotonic()` after which nothing is begun.
         short, long, pair: manifests: some short recordings, a long one, two middling ones.
-        notes: figures that trials leave for later ones.
     """
 
     work: Path
@@ -58,7 +57,13 @@ class Bench:
     short: Path
     long: Path
     pair: Path
-    notes: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def no_settings(self) -> Path:
+        """An empty configuration file: the user's own has no say in the trials."""
+        path = self.work / "empty.toml"
+        path.touch()
+        return path
 
     def environment(self, **more: str) -> dict[str, str]:
         """This process's, without settings of the program's, with caches in `work`."""
@@ -213,7 +218,9 @@ class Night:
 
     def last_words(self) -> str:
         """The last line it wrote that is not part of a table."""
-        lines = [x.strip() for x in self.said.splitlines() if x.strip() and x.strip()[0] not in "┌│└"]
+        lines = [
+            x.strip() for x in self.said.splitlines() if x.strip() and x.strip()[0] not in "┌│└"
+        ]
         return lines[-1][:300] if lines else "none"
 
     def on_memory(self) -> list[str]:
@@ -267,9 +274,8 @@ def night(
         shutil.rmtree(out, ignore_errors=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     free_bytes = bench.free_bytes()
-    (bench.work / "empty.toml").touch()
     command = [sys.executable, "-m", "audio_batch", "run", manifest, "-o", out, "-y"]
-    command += ["--config", bench.work / "empty.toml", "--device", bench.device]
+    command += ["--config", bench.no_settings, "--device", bench.device]
     command += ["--model", model or bench.model, "--retry-delay", "0.1"]
     if "--diarize-model" not in flags:
         command += ["--no-diarize"]

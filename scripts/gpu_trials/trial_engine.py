@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from audio_batch import models
 from audio_batch.engines.base import LoadRequest, Progress, Recognition, Recognizer
 from audio_batch.engines.whisper import FasterWhisperEngine, translate
+from audio_batch.gpu.devices import Device
 from audio_batch.options import DecodingOptions
 
 NAME = "trial"
@@ -49,20 +50,18 @@ class TrialEngine:
     def load(self, request: LoadRequest) -> Recognizer:
         """Load what `--model` names, and torch, which takes seconds."""
         if request.device.kind == "cuda":
-            import torch
-
-            torch.cuda.set_device(request.device.cuda_index or 0)
+            import torch  # noqa: F401
         model = models.find(request.model.name)
         inner = FasterWhisperEngine().load(replace(request, model=model))
-        return TrialRecognizer(inner, request.device.kind == "cuda")
+        return TrialRecognizer(inner, request.device)
 
 
 class TrialRecognizer:
     """The recognizer that was loaded, with the fault before its second recording."""
 
-    def __init__(self, inner: Recognizer, on_cuda: bool) -> None:
+    def __init__(self, inner: Recognizer, device: Device) -> None:
         self.inner = inner
-        self.on_cuda = on_cuda
+        self.device = device
         self.description: dict[str, Any] = inner.description
         self.warnings = inner.warnings
         self.begun = 0
@@ -92,19 +91,21 @@ class TrialRecognizer:
 
         Whatever torch says is let go by: it is CTranslate2 that has to find out.
         """
-        if not self.on_cuda:
+        if self.device.kind != "cuda":
             raise translate(RuntimeError("CUDA error: device-side assert triggered"))
         import torch
 
+        torch.cuda.set_device(self.device.cuda_index or 0)
         with suppress(RuntimeError):
             far = torch.tensor([1 << 20], device="cuda")
             torch.zeros(1, device="cuda")[far].cpu()
 
     def hang(self) -> None:
         """Wait in native code for a kernel that spins, no Python thread going on meanwhile."""
-        if self.on_cuda:
+        if self.device.kind == "cuda":
             import torch
 
+            torch.cuda.set_device(self.device.cuda_index or 0)
             sleep: Any = torch.cuda._sleep
             sleep(_SPIN_CYCLES)
             name = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"

@@ -50,8 +50,9 @@ def is_open(path: Path, process: subprocess.Popen[str]) -> bool:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows lets nobody delete a file that is open")
+@pytest.mark.parametrize("isolation", ["thread", "process"])
 def test_each_malformed_recording_has_its_outcome(
-    tmp_path: Path, children: list[subprocess.Popen[str]]
+    isolation: str, tmp_path: Path, children: list[subprocess.Popen[str]]
 ) -> None:
     folder = tmp_path / "malformed"
     script = PROJECT / "scripts" / "make_malformed.py"
@@ -76,6 +77,7 @@ def test_each_malformed_recording_has_its_outcome(
 
     out = tmp_path / "out"
     arguments = ("--allow-missing", "--max-duration", 300, "--retry-delay", 0.2, "-t", 4)
+    arguments += ("--isolation", isolation)
     with (tmp_path / "err").open("w") as err, growing.open("ab") as recorder:
         process = subprocess.Popen(
             command("run", folder / "manifest.json", "--engine", "null", "-o", out, *arguments),
