@@ -75,6 +75,7 @@ class Crew:
         self._needed: Set[Stage] = frozenset()
         self._told: set[str] = set()
         self._strikes: Counter[str] = Counter()
+        self._struck: defaultdict[str, set[str]] = defaultdict(set)
         self._blame: defaultdict[str, Counter[str]] = defaultdict(Counter)
         if reserve is not None:
             balancer.hold(reserve)
@@ -178,24 +179,42 @@ class Crew:
 
     # -- dying ------------------------------------------------------------------------------------
 
-    def strike(self, device: str, how: str, assets: Sequence[str], *, counts: bool = True) -> None:
+    def strike(
+        self,
+        device: str,
+        how: str,
+        assets: Sequence[str],
+        *,
+        counts: bool = True,
+        its_own_fault: bool = False,
+        wanted: bool = True,
+    ) -> None:
         """A device's process has died, or had to be killed, with these assets at work.
 
-        `counts` False: it is known to have been the asset's doing.
+        Args:
+            counts: False where it is known to have been the asset's doing.
+            its_own_fault: whether the device itself said that it failed: after several assets in a
+                row then even the last one is given up.
+            wanted: whether there is more to do; else nothing is loaded.
         """
         self._strikes[device] += counts
         for asset in assets if counts else ():
             self._blame[asset][device] += 1
+            self._struck[device].add(asset)
         others = [name for name in self.in_service() if name != device]
-        if self._strikes[device] >= self._max_restarts and others:
+        hopeless = bool(others) or (its_own_fault and len(self._struck[device]) > 1)
+        if self._strikes[device] >= self._max_restarts and hopeless:
             count = self._strikes[device]
-            self.take_out(device, f"it died {count} times in a row, the last time by {how}")
-        else:
+            self.take_out(device, f"it failed {count} times in a row, the last time by {how}")
+        elif wanted:
             self.begin_anew(device)
+        else:
+            self._balancer.hold(device)
 
     def finished(self, device: str) -> None:
         """An asset was done there: earlier deaths were not the device's."""
         self._strikes[device] = 0
+        self._struck[device].clear()
 
     def convict(self, asset: str) -> None:
         """It was the asset: the deaths that it brought are taken off the devices' count."""

@@ -54,6 +54,7 @@ class Mishaps:
     deaths: Counter[str] = field(default_factory=Counter)
     failed_on: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     _timeouts: Counter[str] = field(default_factory=Counter)
+    _device_failures: Counter[str] = field(default_factory=Counter)
 
     def watch(self, now_s: float) -> None:
         """Give up what takes too long or does not move.
@@ -97,7 +98,7 @@ class Mishaps:
         for job in others:
             self._put_back(job)
         if self.pool.isolated:
-            self.crew.strike(device, "an asset that hung", [asset_id])
+            self.crew.strike(device, "an asset that hung", [asset_id], wanted=self._more)
 
     def _put_back(self, job: Job) -> None:
         """Put back what ended through no fault of its own: this attempt does not count."""
@@ -121,7 +122,8 @@ class Mishaps:
         self.emit(events.Notice(text, warning=True))
         convicted = [self._end_of_dead(flight, death, alone=len(ran) == 1) for flight in ran]
         assets = [flight.job.asset.id for flight in ran]
-        self.crew.strike(death.device, death.how, assets, counts=not any(convicted))
+        guiltless = not any(convicted)
+        self.crew.strike(death.device, death.how, assets, counts=guiltless, wanted=self._more)
 
     def _end_of_dead(self, flight: Flight, death: Death, *, alone: bool) -> bool:
         """Do it again with nothing beside it, or set it aside; whether it is set aside."""
@@ -153,20 +155,28 @@ class Mishaps:
         self.interrupted(flight, outcome, True)
         return False
 
+    @property
+    def _more(self) -> bool:
+        return bool(len(self.backlog) or len(self.flights))
+
     def is_the_devices_fault(self, job: Job) -> bool:
         """Whether a failure of a device on this asset is taken for the device's own."""
         failed = self.failed_on[job.asset.id]
         failed.add(job.device)
-        return len(failed) < MAX_DEVICES_PER_ASSET
+        self._device_failures[job.asset.id] += 1
+        often = self._device_failures[job.asset.id] >= self.options.max_attempts
+        return len(failed) < MAX_DEVICES_PER_ASSET and not often
 
-    def device_failed(self, flight: Flight, reason: str) -> None:
+    def device_failed(self, flight: Flight, reason: str, *, guilty: bool) -> None:
         """A device has failed on an asset, whose flight has ended.
 
         A CUDA context that is lost comes back with a new process; in a thread it does not.
+        `guilty`: it is taken for the device's fault, not the asset's.
         """
         device = flight.job.device
         if not self.pool.isolated:
-            self.crew.take_out(device, reason)
+            if guilty:
+                self.crew.take_out(device, reason)
             return
         if self.crew.is_held(device):
             return  # a neighbour in the same process, which is being begun anew
@@ -174,7 +184,12 @@ class Mishaps:
         for other in self.flights.on(device):
             self.pool.give_up(other.job)
             self._put_back(other.job)
-        self.crew.strike(device, reason, [flight.job.asset.id])
+        asset_id = flight.job.asset.id
+        if not guilty:
+            self.crew.convict(asset_id)
+        self.crew.strike(
+            device, reason, [asset_id], counts=guilty, its_own_fault=True, wanted=self._more
+        )
 
     def eased(self, flight: Flight, outcome: Outcome) -> bool:
         """Whether the device has been given less to do at once, so that another try makes sense."""

@@ -363,7 +363,7 @@ class Runner:
             # Last in line: should it be the asset after all, the others have been done by then.
             self._backlog.add(planned)
             self._journal.finish(replace(outcome, state=State.INTERRUPTED), counts=False)
-            self._mishaps.device_failed(flight, outcome.error_text or "it failed")
+            self._mishaps.device_failed(flight, outcome.error_text or "it failed", guilty=True)
             self._tell_finished(flight, outcome, worker, again_in_s=0.0)
             return
         if outcome.error_kind is ErrorKind.OUT_OF_MEMORY and self._mishaps.eased(flight, outcome):
@@ -392,6 +392,8 @@ class Runner:
             self._backlog.add_later(planned, delay_s)
         else:
             self._count(flight, outcome)
+        if outcome.device_failed:
+            self._mishaps.device_failed(flight, outcome.error_text or "it failed", guilty=False)
         self._tell_finished(flight, outcome, worker, again_in_s=delay_s)
         if outcome.state in (State.FAILED, State.INCOMPLETE) and not pending:
             self._after_failure()

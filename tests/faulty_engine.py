@@ -129,6 +129,10 @@ class FaultyRecognizer:
         sys.stderr.flush()
         os.abort()
 
+    def lose_context(self, _number: int) -> None:
+        """As an illegal memory access does."""
+        raise DeviceError("It has lost its CUDA context on purpose.")
+
     def quote_a_secret(self, _number: int) -> None:
         """An error that tells what it was given."""
         raise AssetError(ErrorKind.INTERNAL, f"cannot use {Path('token').read_text()}")

@@ -31,7 +31,10 @@ Offline = Annotated[
         panel=MODEL,
     ),
 ]
-Engine = Annotated[str | None, opt("faster-whisper, or null (a dry run).", "--engine", panel=MODEL)]
+Engine = Annotated[
+    str | None,
+    opt("faster-whisper, null (a dry run), or an installed plugin.", "--engine", panel=MODEL),
+]
 ComputeType = Annotated[
     str | None,
     opt("auto, float16, int8_float16, int8, float32, … \\[auto].", "--compute-type", panel=MODEL),

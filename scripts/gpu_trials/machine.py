@@ -8,6 +8,7 @@ import platform
 import re
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -95,9 +96,9 @@ class Gpu:
             raise Absent(f"cuda:{number} is not there: {why}. {_NO_GPU}")
         self.uuid = view.gpus[number].uuid
         self.name = view.gpus[number].name
-        self._probe_again()
+        self._reading()
 
-    def _probe_again(self) -> Any:
+    def _reading(self) -> Any:
         found = next((gpu for gpu in self._probe.snapshots() if gpu.uuid == self.uuid), None)
         if found is None or found.free_bytes is None or found.total_bytes is None:
             raise Absent(f"NVML does not tell the memory of cuda:{self.number}. {_NO_GPU}")
@@ -105,25 +106,25 @@ class Gpu:
 
     def free_bytes(self) -> int:
         """Memory that nobody holds now."""
-        return int(self._probe_again().free_bytes)
+        return int(self._reading().free_bytes)
 
     def total_bytes(self) -> int:
         """All of its memory."""
-        return int(self._probe_again().total_bytes)
+        return int(self._reading().total_bytes)
 
     def facts(self) -> list[tuple[str, str]]:
         """Name, memory and driver."""
         import pynvml
 
-        cuda = pynvml.nvmlSystemGetCudaDriverVersion()
-        return [
+        found = [
             ("GPU", f"{self.name} (cuda:{self.number}, {self.uuid})"),
             ("GPU memory", f"{gb(self.total_bytes())}, {gb(self.free_bytes())} free at the start"),
-            (
-                "driver",
-                f"{pynvml.nvmlSystemGetDriverVersion()}, CUDA {cuda // 1000}.{cuda % 1000 // 10}",
-            ),
         ]
+        with suppress(pynvml.NVMLError):
+            cuda = pynvml.nvmlSystemGetCudaDriverVersion()
+            driver = pynvml.nvmlSystemGetDriverVersion()
+            found.append(("driver", f"{driver}, CUDA {cuda // 1000}.{cuda % 1000 // 10}"))
+        return found
 
 
 _NO_GPU = "Run this on a machine with one, or try what can be tried without: --device cpu."

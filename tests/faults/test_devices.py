@@ -143,3 +143,24 @@ def test_models_that_do_not_fit_are_loaded_smaller(stub_dir: Path, tmp_path: Pat
     answer = night(tmp_path, stub_dir, 1, {"fits": []}, "--overwrite")
     assert answer.code == 5, answer.err
     assert "does not fit" in answer.err
+
+
+def test_the_last_device_is_given_up_when_it_says_itself_that_it_fails(
+    stub_dir: Path, tmp_path: Path
+) -> None:
+    write_manifest(tmp_path, 6)
+    answer = night(tmp_path, stub_dir, 1, {"lost_after": {"cuda:0": 0}}, "--max-restarts", "3")
+    assert answer.code == 5, answer.err
+    assert "No device is left" in answer.err
+    assert night(tmp_path, stub_dir, 1, {}).code == 0
+
+
+def test_an_asset_that_always_loses_the_context_fails_alone(stub_dir: Path, tmp_path: Path) -> None:
+    write_manifest(tmp_path, 5)
+    answer = night(tmp_path, stub_dir, 1, {"lose_context": [2]})
+    assert answer.code == 3, answer.err
+    journal = Journal(tmp_path / "out/.audio-batch/journal.sqlite3", read_only=True)
+    states = {entry.asset_id: entry for entry in journal.entries()}
+    bad = states.pop("tone-002")
+    assert (bad.state, bad.error_kind) == (State.FAILED, "device")
+    assert {entry.state for entry in states.values()} == {State.DONE}
