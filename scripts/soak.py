@@ -35,7 +35,7 @@ sys.path[:0] = [str(TESTS), str(TESTS / "faults")]
 
 import faulty_engine  # noqa: E402
 import psutil  # noqa: E402
-from nights import done_stamps, family, lives, started, workers  # noqa: E402
+from nights import done_stamps, family, is_running, lives, started, workers  # noqa: E402
 from program import environment, write_tone  # noqa: E402
 from shim import entries  # noqa: E402
 
@@ -189,8 +189,10 @@ class Soak:
                 before = len(done_stamps(self.out))
                 while process.poll() is None:
                     alive = [child for child in workers(process) if child.pid not in killed]
-                    # Deaths in a row with nothing done between them give the device up.
-                    if alive and (not killed or len(done_stamps(self.out)) > before):
+                    # A device that cannot load at the start is left out, and deaths in a row with
+                    # nothing done between them give it up.
+                    begun = len(done_stamps(self.out)) > before if killed else is_running(self.out)
+                    if alive and begun:
                         break
                     time.sleep(0.05)
                 with suppress(subprocess.TimeoutExpired):

@@ -23,9 +23,10 @@ def verify(
         bool, typer.Option("--fix/--no-fix", help="Have the next run make again what is damaged.")
     ] = True,
 ) -> int:
-    """Read every output and kept result again, and compare it with the journal: exit 0, or 3.
+    """Read every output and kept result that the journal knows, and compare it with its hash.
 
-    Only the journal is written: what is missing or damaged is made again by the next run.
+    Only the journal is written: what is missing or damaged is made again by the next run. Exit 0
+    when all is sound, 3 when something is not, 5 when the journal is damaged itself.
     """
     from audio_batch.errors import ExitCode
     from audio_batch.journal import Journal

@@ -182,7 +182,7 @@ def kill_workers(
 @pytest.mark.parametrize(
     ("gpus", "count", "kills", "between"),
     [
-        (0, 40, 8, (1, 2, 3)),
+        (0, 32, 6, (1, 2, 3)),
         # No more is done between two kills than one kill may cost.
         pytest.param(0, 320, 200, (1,), marks=pytest.mark.slow),
         pytest.param(2, 100, 20, (1, 2, 3), marks=pytest.mark.slow),
