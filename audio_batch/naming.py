@@ -36,10 +36,14 @@ _LIKE_MAPPED = re.compile(rf"--[0-9a-f]{{{_SHORT_HASH}}}\Z")
 _RESERVED_TOO = ("CONIN$", "CONOUT$")  # by Windows; pathvalidate knows the others
 _LIKE_A_SUFFIX = re.compile(r"\.(?=[A-Za-z][A-Za-z0-9]{0,7}\Z)")
 
+_NAMES_KEPT = 1 << 17
+"""The names of a whole manifest are asked for several times over, in its order."""
+
 Parts = tuple[str, ...]
 """A name's folders and, last, its file."""
 
 
+@functools.lru_cache(_NAMES_KEPT)
 def safe_component(text: str) -> str:
     """A file name of `[A-Za-z0-9._-]{1,100}` for any text: the text itself, if it is a good one.
 
@@ -187,7 +191,7 @@ def _value(asset: Asset, name: str) -> str:
     return str(value).strip() if isinstance(value, str | int | float) else ""
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(_NAMES_KEPT)
 def _readable(text: str) -> str:
     """A component for people: see `OutputNamer`; "" if nothing is left."""
     composed = unicodedata.normalize("NFC", text)

@@ -11,6 +11,7 @@ A recognition setting is looked for in this order, the first that names it wins:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -288,18 +289,7 @@ class RunOptions:
         self, decoding: DecodingOptions, limits: SpeakerLimits, wanted: WantedStages
     ) -> dict[Stage, str]:
         """Name of everything that decides the result of each stage that is to be done."""
-        words = self.recognition_fingerprint(decoding, wanted.model)
-        stages = {Stage.TRANSCRIBE: words}
-        if wanted.aligner is not None:
-            stages[Stage.ALIGN] = _digest({"words": words, "aligner": wanted.aligner})
-        if wanted.diarizer is not None:
-            parts = {
-                "diarizer": wanted.diarizer,
-                "limits": dataclasses.asdict(limits),
-                "audio_stream": self.audio_stream,
-            }
-            stages[Stage.DIARIZE] = _digest(parts)
-        return stages
+        return dict(_stage_fingerprints(self, decoding, limits, wanted))
 
     @property
     def admission(self) -> str:
@@ -316,6 +306,25 @@ class RunOptions:
                 "highlight_words": self.highlight_words,
             }
         )
+
+
+@functools.lru_cache(maxsize=1024)
+def _stage_fingerprints(
+    options: RunOptions, decoding: DecodingOptions, limits: SpeakerLimits, wanted: WantedStages
+) -> Mapping[Stage, str]:
+    """Most assets of a run share theirs."""
+    words = options.recognition_fingerprint(decoding, wanted.model)
+    stages = {Stage.TRANSCRIBE: words}
+    if wanted.aligner is not None:
+        stages[Stage.ALIGN] = _digest({"words": words, "aligner": wanted.aligner})
+    if wanted.diarizer is not None:
+        parts = {
+            "diarizer": wanted.diarizer,
+            "limits": dataclasses.asdict(limits),
+            "audio_stream": options.audio_stream,
+        }
+        stages[Stage.DIARIZE] = _digest(parts)
+    return stages
 
 
 def joint_fingerprint(stages: Mapping[Stage, str]) -> str:

@@ -206,6 +206,8 @@ def test_kills_of_device_processes_cost_their_attempts_alone(
         wanted = ("STUB", "CUDA", "LD_LIBRARY_PATH")
         night.variables = {k: v for k, v in stub.items() if any(w in k for w in wanted)}
         night.slots = SLOTS * gpus
+        # What is done on the other one does not speak for the one that is killed while it loads.
+        night.arguments += ("--max-restarts", 100)
     with night.start(delay_ms=150) as process:
         chance = random.Random(f"{gpus} {kills}")
         kill_workers(night, process, kills, chance, delay_ms=150, between=between)
