@@ -87,8 +87,8 @@ class Backlog:
                     continue
                 failed = failed_on.get(planned.asset.id, frozenset())
                 exclude |= busy | (failed if set(in_service) - failed else frozenset())
-                if not set(in_service) - exclude:
-                    continue
+                if in_service and not set(in_service) - exclude:
+                    continue  # without any device asking for one says why
             if not self._guards.floor.admits(self._guards.need_bytes(planned)):
                 return None  # in its turn: a long recording must not wait for ever
             return planned, exclude

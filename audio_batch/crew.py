@@ -1,6 +1,6 @@
 """The devices of a run as their workers see them: loading, dying, beginning anew, being given up.
 
-    load_all            every device's models side by side, before any asset is touched
+    load_all            every device's models side by side; whoever is ready begins
     begin_anew          hold the device → end and begin its process → load → resume
     strike              it died: begin anew, or give it up after too many deaths in a row
 
@@ -10,20 +10,28 @@ thread that began it. Only the waiting for models is done elsewhere, and comes b
 
 from __future__ import annotations
 
-import concurrent.futures
 import threading
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence, Set
 from typing import Protocol
 
 from audio_batch import events
-from audio_batch.control import Inbox, StopControl
-from audio_batch.errors import AudioBatchError, DeviceError, SetupError
+from audio_batch.control import Inbox
+from audio_batch.errors import AudioBatchError, DeviceError, SetupError, UsageError, WorkerDied
 from audio_batch.gpu.balancer import Balancer
 from audio_batch.guards import Ladder
 from audio_batch.outcome import RunResult, Stage
 
-_TICK_S = 0.5
+_PAUSES_S = (0.0, 2.0, 15.0, 60.0)
+"""Before a device's models are loaded once more, after so many tries that failed."""
+
+_NEVER = 5
+"""So many deaths in a row, over as many recordings, of a device that has never done one: it is the
+device (a library is missing or does not fit), not the recordings."""
+
+_HOPELESS_X = 3
+"""A device that has worked is trusted so many times longer."""
 
 
 class Loader(Protocol):
@@ -74,6 +82,11 @@ class Crew:
         self._result = result
         self._needed: Set[Stage] = frozenset()
         self._told: set[str] = set()
+        self._generation: Counter[str] = Counter()
+        self._loading_since_s: dict[str, float] = {}
+        self._due_s: dict[str, float] = {}
+        self._ever_loaded = False
+        self._worked: set[str] = set()
         self._strikes: Counter[str] = Counter()
         self._struck: defaultdict[str, set[str]] = defaultdict(set)
         self._blame: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -82,46 +95,16 @@ class Crew:
 
     # -- loading ----------------------------------------------------------------------------------
 
-    def load_all(self, needed: Set[Stage], stop: StopControl) -> bool:
-        """Load every device's models side by side; a device that cannot is taken out.
-
-        A stop leaves at once: nothing has begun, and a library that loads cannot be interrupted.
-
-        Returns:
-            Whether all was waited for.
+    def load_all(self, needed: Set[Stage]) -> None:
+        """Begin to load every device's models side by side; each takes part once it is ready.
 
         Raises:
-            SetupError, UsageError: no device can run the models.
+            SetupError: no device can run the models.
         """
         self._needed = needed
-        ids = [x.device.id for x in self._balancer.loads() if x.device.id != self._reserve]
-        executor = concurrent.futures.ThreadPoolExecutor(len(ids), thread_name_prefix="Loader")
-        loading = {}
-        for device in ids:
-            try:
-                self._loader.begin(device, needed)
-            except DeviceError as error:
-                self.take_out(device, str(error))
-            else:
-                loading[device] = executor.submit(self._loader.load, device, needed)
-        waiting = set(loading.values())
-        while waiting:
-            waiting = concurrent.futures.wait(waiting, timeout=_TICK_S).not_done
-            if waiting and stop.requested.is_set():
-                executor.shutdown(wait=False)
-                return False
-        executor.shutdown()
-        for device, future in loading.items():
-            try:
-                self._warn(future.result())
-            except DeviceError as error:
-                if not self._eased(device, error):
-                    self.take_out(device, str(error))
-        if not self.in_service() and self._reserve is None:
-            raise SetupError(
-                f"No device can run the models: {'; '.join(self._result.devices_out.values())}"
-            )
-        return True
+        for load in self._balancer.loads():
+            if load.device.id != self._reserve:
+                self.begin_anew(load.device.id)
 
     def _warn(self, warnings: Sequence[str]) -> None:
         for warning in warnings:
@@ -132,6 +115,9 @@ class Crew:
     def begin_anew(self, device: str) -> None:
         """Load the device's models again while the others go on; it gets no tasks meanwhile."""
         self._balancer.hold(device)
+        self._generation[device] += 1
+        self._loading_since_s[device] = time.monotonic()
+        generation = self._generation[device]
         try:
             self._loader.begin(device, self._needed)
         except DeviceError as error:
@@ -143,15 +129,40 @@ class Crew:
                 warnings = self._loader.load(device, self._needed)
             except AudioBatchError as error:
                 failure = error
-                self._inbox.put(lambda: self._not_loaded(device, failure))
+                self._inbox.put(lambda: self._not_loaded(device, failure, generation))
+            except Exception as error:
+                unforeseen = DeviceError(f"{device} cannot load the models: {error!r}.")
+                self._inbox.put(lambda: self._not_loaded(device, unforeseen, generation))
             else:
-                self._inbox.put(lambda: self._loaded(device, warnings))
+                self._inbox.put(lambda: self._loaded(device, warnings, generation))
 
         threading.Thread(target=load, name=f"Loader of {device}", daemon=True).start()
 
-    def _loaded(self, device: str, warnings: Sequence[str]) -> None:
+    def _loaded(self, device: str, warnings: Sequence[str], generation: int) -> None:
+        if generation != self._generation[device]:
+            return  # it has been begun anew since
+        self._loading_since_s.pop(device, None)
+        self._ever_loaded = True
         self._warn(warnings)
         self._balancer.resume(device)
+
+    def _not_loaded(self, device: str, error: AudioBatchError, generation: int) -> None:
+        if generation != self._generation[device]:
+            return
+        self._loading_since_s.pop(device, None)
+        if isinstance(error, SetupError | UsageError) and not self._ever_loaded:
+            raise error  # no device could
+        if self._eased(device, error):
+            return
+        passing = isinstance(error, WorkerDied) or self._ever_loaded
+        self._strikes[device] += 1
+        tries = self._strikes[device]
+        if not passing or tries >= self._max_restarts:
+            self.take_out(device, str(error))
+            return
+        self._emit(events.Notice(f"{error} It is tried again.", warning=True))
+        # What it lacks may come back: memory of the dead, a network folder.
+        self._due_s[device] = time.monotonic() + _PAUSES_S[min(tries, len(_PAUSES_S)) - 1]
 
     def _eased(self, device: str, error: AudioBatchError) -> bool:
         """Whether models that did not fit are being loaded in less memory."""
@@ -164,14 +175,22 @@ class Crew:
         self.begin_anew(device)
         return True
 
-    def _not_loaded(self, device: str, error: AudioBatchError) -> None:
-        if self._eased(device, error):
-            return
-        self._strikes[device] += 1
-        if self._strikes[device] >= self._max_restarts:
-            self.take_out(device, str(error))
-        else:
-            self.begin_anew(device)
+    def look_after_loading(self, stall_s: float | None) -> None:
+        """Begin what is due again, and give up what has been loading for too long."""
+        now_s = time.monotonic()
+        for device, due_s in list(self._due_s.items()):
+            if now_s >= due_s:
+                del self._due_s[device]
+                self.begin_anew(device)
+        for device, since_s in list(self._loading_since_s.items()):
+            if stall_s is not None and now_s - since_s > stall_s:
+                late = f"{device} has not loaded its models within {stall_s:.0f} s."
+                self._not_loaded(device, WorkerDied(late), self._generation[device])
+
+    @property
+    def loading(self) -> bool:
+        """Whether a library may be at work that cannot be interrupted."""
+        return bool(self._loading_since_s)
 
     def is_held(self, device: str) -> bool:
         """Whether a device is being loaded."""
@@ -188,7 +207,7 @@ class Crew:
         counts: bool = True,
         its_own_fault: bool = False,
         wanted: bool = True,
-    ) -> None:
+    ) -> bool:
         """A device's process has died, or had to be killed, with these assets at work.
 
         Args:
@@ -196,25 +215,37 @@ class Crew:
             its_own_fault: whether the device itself said that it failed: after several assets in a
                 row then even the last one is given up.
             wanted: whether there is more to do; else nothing is loaded.
+
+        Returns:
+            Whether it is given up without having done anything: the assets are not to blame.
         """
         self._strikes[device] += counts
         for asset in assets if counts else ():
             self._blame[asset][device] += 1
             self._struck[device].add(asset)
         others = [name for name in self.in_service() if name != device]
-        hopeless = bool(others) or (its_own_fault and len(self._struck[device]) > 1)
-        if self._strikes[device] >= self._max_restarts and hopeless:
-            count = self._strikes[device]
-            self.take_out(device, f"it failed {count} times in a row, the last time by {how}")
-        elif wanted:
+        strikes, struck = self._strikes[device], len(self._struck[device])
+        if others:
+            hopeless = strikes >= self._max_restarts
+        elif device in self._worked:
+            hopeless = its_own_fault and strikes >= _HOPELESS_X * self._max_restarts and struck > 1
+        else:
+            hopeless = struck > 1 and its_own_fault and strikes >= self._max_restarts
+            hopeless = hopeless or min(strikes, struck) >= _NEVER
+        if hopeless:
+            self.take_out(device, f"it failed {strikes} times in a row, the last time by {how}")
+            return device not in self._worked
+        if wanted:
             self.begin_anew(device)
         else:
             self._balancer.hold(device)
+        return False
 
     def finished(self, device: str) -> None:
         """An asset was done there: earlier deaths were not the device's."""
         self._strikes[device] = 0
         self._struck[device].clear()
+        self._worked.add(device)
 
     def convict(self, asset: str) -> None:
         """It was the asset: the deaths that it brought are taken off the devices' count."""
@@ -233,7 +264,13 @@ class Crew:
     def take_out(self, device: str, reason: str) -> None:
         """Give the device up; its work goes to the others."""
         self._balancer.take_out(device, reason)
+        self._loading_since_s.pop(device, None)
+        self._due_s.pop(device, None)
         self.tell()
+        if not self.in_service() and not self._ever_loaded:
+            raise SetupError(
+                f"No device can run the models: {'; '.join(self._result.devices_out.values())}"
+            )
 
     def tell(self) -> None:
         """Say once of each device that it is out; the balancer itself notices a lost GPU."""

@@ -110,6 +110,10 @@ class DeviceError(AudioBatchError):
         self.lacks_memory = lacks_memory
 
 
+class WorkerDied(DeviceError):
+    """A device's process has ended by itself before its models were loaded: another may not."""
+
+
 class LockedError(AudioBatchError):
     """Another run holds the output folder (exit 11)."""
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from audio_batch import events
 from audio_batch.gpu.balancer import Lease
-from audio_batch.outcome import Outcome, Stage, State
+from audio_batch.outcome import Outcome, Stage, StageRecord, State
 from audio_batch.pipeline import Job
 from audio_batch.plan import Action, Planned
 
@@ -66,13 +66,14 @@ def job_of(planned: Planned, device: str, attempt: int, position: int, total: in
         limits=planned.limits,
         kept=planned.kept,
         suspect=planned.suspect,
+        redo=planned.redo,
         published=planned.published if planned.action is Action.RENDER else None,
     )
 
 
-def carried_on(planned: Planned, outcome: Outcome) -> Planned:
+def carried_on(planned: Planned, records: Sequence[StageRecord]) -> Planned:
     """The asset as it is to be tried again: from the stages that this attempt did."""
-    done = {record.stage: record for record in outcome.stages}
+    done = {record.stage: record for record in records}
     kept = {**planned.kept, **done}
     if Stage.TRANSCRIBE in done and Stage.ALIGN not in done:
         kept.pop(Stage.ALIGN, None)  # the times of other words

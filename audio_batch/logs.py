@@ -15,15 +15,19 @@ import os
 import sys
 import time
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from audio_batch.errors import SetupError
+from audio_batch.errors import SetupError, UsageError
 from audio_batch.text import for_terminal, redact, redacted
 
 PLAIN_FORMAT = "%(asctime)s - [%(worker)s] - %(levelname)s - %(message)s"
 DATE_FORMAT = "%Y-%m-%d %H:%M:%S"
 OURS = "audio_batch"
+
+_HEAD_BYTES = 65536
+"""Of a file that may be no text."""
 
 QUIET_ENVIRONMENT = {
     "TQDM_DISABLE": "1",
@@ -175,6 +179,48 @@ def configure(
         file.setFormatter(formatter(traces=True))
         root.addHandler(file)
         warnings.simplefilter("default")
+
+
+def check_log_file(log_file: Path, *, needed: Iterable[Path], state: Path) -> None:
+    """See that a log appended to a file spoils nothing; before `configure` opens it.
+
+    Args:
+        needed: files that a run reads or writes, under whatever names: none may be the log.
+        state: the state folder of the run's output folder, in which everything is ours.
+
+    Raises:
+        UsageError: it would spoil something.
+    """
+    spoilt = None
+    if any(_same_file(log_file, path) for path in needed):
+        spoilt = "is a file that the run needs"
+    elif log_file.resolve().is_relative_to(state.resolve()):
+        spoilt = f"lies in {state}, which holds the state of the run"
+    elif _is_binary(log_file):
+        spoilt = "is there and is no text: a recording, perhaps"
+    if spoilt is not None:
+        raise UsageError(
+            f"The log file {log_file} {spoilt}; a log would spoil it.",
+            remedy="Choose another --log-file.",
+        )
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except (OSError, ValueError):  # one of them is not there yet
+        return one.resolve() == other.resolve()
+
+
+def _is_binary(path: Path) -> bool:
+    """Whether a file holds NUL bytes near its beginning: recordings do, no log does."""
+    try:
+        if not path.is_file():  # a pipe would wait for ever
+            return False
+        with path.open("rb") as file:
+            return b"\0" in file.read(_HEAD_BYTES)
+    except (OSError, ValueError):  # what cannot be read here is told where it is opened
+        return False
 
 
 def record_error(text: str) -> bool:

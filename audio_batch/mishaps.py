@@ -9,13 +9,14 @@ eased            a device that ran out of memory gets less to do at once
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from typing import Self, TypeVar
 
 from audio_batch import events
 from audio_batch.backlog import Backlog
 from audio_batch.crew import Crew
-from audio_batch.errors import ErrorKind
+from audio_batch.errors import ErrorKind, SetupError
 from audio_batch.flights import Flight, Flights
 from audio_batch.guards import Guards
 from audio_batch.options import RunOptions
@@ -27,6 +28,14 @@ from audio_batch.watchdog import Expectation
 MAX_DEVICES_PER_ASSET = 2
 """After so many devices have failed on one asset it is the asset that is suspected."""
 
+_CLEARED = 2
+"""So many assets that were done after a SIGKILL show that somebody outside kills the processes.
+Before that even a SIGKILL which the kernel did not send for lack of memory convicts: a guard of
+memory that is no part of the kernel (earlyoom) sends it too."""
+
+_KILLS_PER_DEATH = 5
+"""So many SIGKILLs from outside weigh as much as one death."""
+
 _MAX_TIMEOUTS = 2
 """An asset that took too long is given one more chance, with a process of its own."""
 
@@ -36,7 +45,11 @@ class Mishaps:
     """See the module's docstring. The runner's thread only.
 
     `end` commits an outcome that stands or is tried again later, `interrupted` one that is put back
-    into the backlog. `tries` are the runner's counts of attempts.
+    into the backlog, whether or not the attempt counts. `tries` are the runner's counts of
+    attempts. `forgive` takes deaths back that were the device's doing.
+
+    Where the journal fails, every flight concerned has left `flights` before its error goes on:
+    nobody would tell of it any more.
     """
 
     options: RunOptions
@@ -50,8 +63,11 @@ class Mishaps:
     emit: Callable[[events.Event], None]
     end: Callable[[Flight, Outcome], None]
     interrupted: Callable[[Flight, Outcome, bool], None]
+    forgive: Callable[[Iterable[str]], None]
     given_up: set[tuple[str, int]]
     deaths: Counter[str] = field(default_factory=Counter)
+    _killed: set[str] = field(default_factory=set)
+    _cleared: int = 0
     failed_on: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     _timeouts: Counter[str] = field(default_factory=Counter)
     _device_failures: Counter[str] = field(default_factory=Counter)
@@ -94,9 +110,10 @@ class Mishaps:
         failed = flight.outcome(
             State.FAILED, error_kind=ErrorKind.TIMEOUT, error_text=text, transient=again
         )
-        self.end(flight, failed)
-        for job in others:
-            self._put_back(job)
+        with _Collected() as errors:
+            errors.go_on(self.end, flight, failed)
+            for job in others:
+                errors.go_on(self._put_back, job)
         if self.pool.isolated:
             self.crew.strike(device, "an asset that hung", [asset_id], wanted=self._more)
 
@@ -110,25 +127,32 @@ class Mishaps:
 
     def died(self, death: Death) -> None:
         """The process of a device has ended by itself."""
-        for job in death.waiting:
-            self._put_back(job)
         ran = [self.flights.of(job) for job in death.running if self.flights.holds(job)]
-        if not ran and self.crew.is_held(death.device):
-            return  # told again, for a job that was on its way
-        told = f": {death.evidence}" if death.evidence else ""
-        text = f"The process of {death.device} died by {death.how}{told}."
-        if ran:
-            text += f" {len(ran)} at work there are done again, one at a time."
-        self.emit(events.Notice(text, warning=True))
-        convicted = [self._end_of_dead(flight, death, alone=len(ran) == 1) for flight in ran]
+        with _Collected() as errors:
+            for job in death.waiting:
+                errors.go_on(self._put_back, job)
+            if not ran and self.crew.is_held(death.device):
+                return  # told again, for a job that was on its way
+            told = f": {death.evidence}" if death.evidence else ""
+            text = f"The process of {death.device} died by {death.how}{told}."
+            self.emit(events.Notice(text, warning=True))
+            alone = len(ran) == 1
+            convicted = [errors.go_on(self._end_of_dead, flight, death, alone) for flight in ran]
         assets = [flight.job.asset.id for flight in ran]
         guiltless = not any(convicted)
-        self.crew.strike(death.device, death.how, assets, counts=guiltless, wanted=self._more)
+        if self.crew.strike(death.device, death.how, assets, counts=guiltless, wanted=self._more):
+            # Whatever was tried there died: the library, not the recordings.
+            self.forgive(self.deaths)
+            self.deaths.clear()
 
-    def _end_of_dead(self, flight: Flight, death: Death, *, alone: bool) -> bool:
+    def _end_of_dead(self, flight: Flight, death: Death, alone: bool) -> bool:
         """Do it again with nothing beside it, or set it aside; whether it is set aside."""
         asset_id = flight.job.asset.id
         self.deaths[asset_id] += 1
+        limit = self.options.max_attempts
+        if death.from_outside:
+            self._killed.add(asset_id)
+            limit *= _KILLS_PER_DEATH if self._cleared >= _CLEARED else 1
         self.failed_on[asset_id].add(death.device)
         at = f" during {flight.stage}" if flight.stage else ""
         text = f"It ended its worker process by {death.how}{at} on {death.device}"
@@ -137,7 +161,7 @@ class Mishaps:
         if death.log is not None:
             text += f" (more in .audio-batch/{death.log.parent.name}/{death.log.name})"
         count = self.deaths[asset_id]
-        if alone and count >= self.options.max_attempts:
+        if alone and count >= limit:
             self.crew.convict(asset_id)
             times = "" if count == 1 else f" This happened {count} times."
             outcome = flight.outcome(
@@ -149,11 +173,28 @@ class Mishaps:
             self.end(flight, outcome)
             return True
         outcome = flight.outcome(
-            State.INTERRUPTED, error_kind=ErrorKind.WORKER_DIED, error_text=f"{text}.", died=True
+            State.INTERRUPTED,
+            error_kind=ErrorKind.WORKER_DIED,
+            error_text=f"{text}.",
+            died=not death.from_outside,
         )
         self.backlog.add(replace(flight.planned, suspect=True))
-        self.interrupted(flight, outcome, True)
+        self.tries[asset_id] -= death.from_outside
+        self.interrupted(flight, outcome, not death.from_outside)
         return False
+
+    def done(self, asset_id: str) -> None:
+        """An asset was done: what killed its process before was not the asset."""
+        self._cleared += asset_id in self._killed
+
+    def renew(self, device: str) -> None:
+        """What ran out of memory may hold what it had: all of it comes back with its process."""
+        if not self.pool.isolated or not self._more or self.crew.is_held(device):
+            return
+        for other in self.flights.on(device):
+            self.pool.give_up(other.job)
+            self._put_back(other.job)
+        self.crew.begin_anew(device)
 
     @property
     def _more(self) -> bool:
@@ -206,3 +247,28 @@ class Mishaps:
         if load_anew:
             self.crew.begin_anew(device)
         return True
+
+
+_Answer = TypeVar("_Answer")
+
+
+class _Collected:
+    """Lets several things be done though the journal fails at one; then the first error goes on."""
+
+    def __init__(self) -> None:
+        self._first: SetupError | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._first is not None:
+            raise self._first
+
+    def go_on(self, do: Callable[..., _Answer], *arguments: object) -> _Answer | None:
+        """Do it; None where it failed."""
+        try:
+            return do(*arguments)
+        except SetupError as error:
+            self._first = self._first or error
+            return None

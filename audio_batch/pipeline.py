@@ -55,6 +55,8 @@ class Job:
     kept: Mapping[Stage, StageRecord]
     suspect: bool = False
     """It ran when the program crashed: its words are published before anything else is tried."""
+    redo: bool = False
+    """A whole transcript stands already: nothing that is less takes its place."""
     published: PublishedFile | None = None
     """Where the transcript already is: this attempt only writes it in other formats."""
 
@@ -143,6 +145,8 @@ def process(job: Job, context: Context) -> Outcome:
         outcome = dataclasses.replace(outcome, rendered_only=transcript is not None)
         if transcript is None:
             transcript = make(work)
+        if job.redo and work.failures:
+            return _failed(outcome, work, next(iter(work.failures.values())))
         with clock.stage("publish"):
             outputs = publish_all(context.named(transcript), job, context)
     except Exception as error:
@@ -205,10 +209,11 @@ def make(work: StageWork) -> Transcript:
         AudioBatchError, MemoryError: there are no words to publish.
     """
     heard = work.words()
-    if work.job.suspect and not work.at_hand(Stage.ALIGN):
+    early = work.job.suspect and not work.job.redo
+    if early and not work.at_hand(Stage.ALIGN):
         publish_words(work, heard, None)
     aligned = work.times(heard)
-    if work.job.suspect and not work.at_hand(Stage.DIARIZE):
+    if early and not work.at_hand(Stage.DIARIZE):
         publish_words(work, heard, aligned)
     voices = work.voices()
     return assemble(work, heard, aligned, voices, tuple(work.failures))

@@ -66,7 +66,9 @@ class Places:
 
     def place(self, device_id: str) -> Place:
         """Where to load now; from any thread."""
-        load = next(x for x in self.fleet.balancer.loads() if x.device.id == device_id)
+        # As it was before anything of ours was there: right after a process has died, its memory
+        # still counts as taken.
+        load = self._begun_with[device_id]
         rung = self._rungs[device_id]
         threads = self.options.cpu_threads
         if threads is None and load.device.kind == "cpu":

@@ -30,6 +30,23 @@ _NAMES_UNKNOWN = "?"
 _WHISPER = DecodingOptions()
 """Whose thresholds are Whisper's own."""
 
+_PASSING = frozenset(
+    {
+        ErrorKind.OUTPUT,
+        ErrorKind.DISK_FULL,
+        ErrorKind.OUT_OF_MEMORY,
+        ErrorKind.DEVICE,
+        ErrorKind.TIMEOUT,
+        ErrorKind.INPUT_UNREADABLE,
+    }
+)
+"""Failures of the night and its machine: a right that was missing, a disk, memory, a device, too
+little time. They say nothing about the recording, and mending them changes neither it nor the
+options; so every next run tries again. What ends its process (WORKER_DIED) is not among them."""
+
+_COSTLY = (ErrorKind.DEVICE, ErrorKind.TIMEOUT, ErrorKind.OUT_OF_MEMORY)
+"""Those of them that may cost the next run as much: they come after the rest."""
+
 _DAMAGE = ("damaged", "truncated")
 """How `audio_batch.media` begins the notes of recordings that `--damaged fail` refuses."""
 
@@ -43,7 +60,7 @@ class Action(StrEnum):
     """All results are there; only their written forms are wanted anew."""
     KEEP = "keep"
     LEAVE_FAILED = "leave_failed"
-    """It failed for good earlier, and neither it nor the options have changed since."""
+    """It failed for good earlier, of itself, and neither it nor the options have changed since."""
     QUARANTINE = "quarantine"
 
 
@@ -53,9 +70,10 @@ class Planned:
 
     `stages` names what each stage's result must be made of, `kept` holds the results that are.
     `published` is the canonical output to render from; `fresh` says that earlier attempts no
-    longer count (`--retry-failed`, `--overwrite`). A `suspect` ran when the program crashed: it
-    comes last and runs alone. A `redo` hears a suspect transcript's recording again, with options
-    that are safer than those asked for, which the fingerprints name all the same.
+    longer count (`--retry-failed`, `--overwrite`, or the night was to blame). A `suspect` ran when
+    the program crashed: it comes last and runs alone. A `redo` hears a suspect transcript's
+    recording again, with options that are safer than those asked for, which the fingerprints name
+    all the same.
     """
 
     asset: Asset
@@ -152,7 +170,7 @@ def _same(planned: Planned) -> bool:
 def _danger(entry: JournalEntry | None) -> int:
     if entry is None or entry.state is State.DONE:
         return 0
-    return 2 * entry.deaths + (entry.error_kind is ErrorKind.DEVICE)
+    return 2 * entry.deaths + (entry.error_kind in _COSTLY)
 
 
 def for_asset(decoding: DecodingOptions, asset: Asset) -> DecodingOptions:
@@ -198,7 +216,8 @@ def decide(draft: Planned, entry: JournalEntry | None, options: RunOptions, root
             return _again_if_suspect(kept, entry, options) if entry.deaths == 0 else kept
     if entry.state in (State.FAILED, State.QUARANTINED):
         refused = entry.error_kind in (ErrorKind.MEDIA_LIMIT, ErrorKind.MEDIA_DAMAGED)
-        if options.retry_failed or (refused and not _admitted_alike(entry, draft)):
+        passing = entry.state is State.FAILED and entry.error_kind in _PASSING
+        if options.retry_failed or passing or (refused and not _admitted_alike(entry, draft)):
             again = dataclasses.replace(draft, fresh=True)
             return _of_done(again, entry, options, root) if entry.outputs else again
         return dataclasses.replace(draft, action=Action.LEAVE_FAILED)

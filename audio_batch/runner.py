@@ -122,6 +122,7 @@ class Runner:
             emit=emit,
             end=self._end,
             interrupted=self._interrupted,
+            forgive=journal.forgive,
             given_up=self._given_up,
         )
 
@@ -142,11 +143,8 @@ class Runner:
             needed = {
                 stage for item in todo if item.action is Action.PROCESS for stage in item.missing
             }
-            loaded = self._pool.isolated or needed
-            if loaded and not self._crew.load_all(needed, self.stop):
-                # A library that loads cannot be interrupted, a process can be killed.
-                self.result.dropped = not self._pool.isolated
-                return self.result
+            if self._pool.isolated or needed:
+                self._crew.load_all(needed)
             self._loop()
         except BaseException as error:
             self._drain(error)
@@ -157,6 +155,9 @@ class Runner:
             self.result.not_begun = len(self._backlog) + len(self._flights)
             stopped = self.stop.requested.is_set()
             self.result.interrupted = stopped and not self.result.stopped_by_failure
+            # A library that loads cannot be interrupted, a process can be killed.
+            stuck = self._crew.loading and not self._pool.isolated
+            self.result.dropped = self.result.dropped or stuck
             released = (
                 self._pool.drop()
                 if len(self._flights) or self.result.dropped
@@ -169,6 +170,7 @@ class Runner:
     def _loop(self) -> None:
         while not self.stop.drop:
             self._mishaps.watch(self._now_s())
+            self._crew.look_after_loading(self._guards.watch.stall_s)
             self._dispatch()
             ended = self.stop.requested.is_set() or not len(self._backlog)
             if not len(self._flights) and (ended or self._out_of_time()):
@@ -294,7 +296,7 @@ class Runner:
 
     def _on_stage_done(self, record: StageRecord) -> None:
         """Called in a worker."""
-        self._inbox.put(lambda: self._journal.finish_stage(record))
+        self._inbox.put(lambda: self._stage_done(record))
 
     def _on_published(self, published: Published) -> None:
         """Called in a worker."""
@@ -303,6 +305,13 @@ class Runner:
     def _is_given_up(self, job: Job) -> bool:
         """Called in a worker."""
         return (job.asset.id, job.attempt) in self._given_up
+
+    def _stage_done(self, record: StageRecord) -> None:
+        self._journal.finish_stage(record)
+        flight = self._flights.get(record.asset_id)
+        if flight is not None and flight.job.source == record.source:
+            # Should this attempt end with its process, the next one goes on from here.
+            flight.planned = carried_on(flight.planned, (record,))
 
     def _progressed(self, event: events.AssetProgress) -> None:
         flight = self._flights.get(event.asset_id)
@@ -347,14 +356,14 @@ class Runner:
         self._guards.floor.ended(flight.job.asset.id)
         flight.lease.release()
         self._journal.finish(outcome, counts=counts)
-        if counts:
+        if outcome.error_text:
             self._tell_finished(flight, outcome, "Main", again_in_s=0.0)
 
     # -- outcomes ---------------------------------------------------------------------------------
 
     def _commit(self, flight: Flight, outcome: Outcome, worker: str) -> None:
         job = flight.job
-        planned = carried_on(flight.planned, outcome)
+        planned = carried_on(flight.planned, outcome.stages)
         if outcome.error_kind is ErrorKind.DISK_FULL:
             self._backlog.put_back(planned)
             self._journal.finish(replace(outcome, state=State.INTERRUPTED), counts=False)
@@ -381,6 +390,8 @@ class Runner:
         stands = replace(outcome, state=State.INTERRUPTED) if pending else outcome
         rendered = outcome.rendered_only and outcome.state is State.DONE
         self._journal.finish(stands, counts=not rendered, redo=planned.redo)
+        if outcome.error_kind is ErrorKind.OUT_OF_MEMORY:
+            self._mishaps.renew(job.device)
         if due_for_redo(planned, outcome, self._options) and not self.stop.requested.is_set():
             self._backlog.add(redo_of(planned))
             self._tell_finished(flight, outcome, worker, again_in_s=0.0)
@@ -405,6 +416,7 @@ class Runner:
         if outcome.state is not State.DONE or outcome.rendered_only:
             return
         self._crew.finished(outcome.device)
+        self._mishaps.done(outcome.asset_id)
         if outcome.duration_s is not None and not flight.planned.kept:
             self._expectation.observe(outcome.device, outcome.duration_s, wall_s)
         if self._guards.ladder is not None:
@@ -427,7 +439,7 @@ class Runner:
 
     def _retry_delay_s(self, job: Job, outcome: Outcome) -> float | None:
         """Seconds until the next attempt: doubling, with jitter; None when this was the last."""
-        tries = max(job.attempt, self._tries[job.asset.id])  # attempts begin anew with the input
+        tries = self._tries[job.asset.id]  # of this run: nights that were killed are nobody's fault
         if outcome.state is State.DONE or not outcome.transient:
             return None
         if tries >= self._options.max_attempts:

@@ -261,6 +261,8 @@ class _Night:
         finally:
             survey.stop()
             reporter.close()
+            if not self.result.dropped:  # a process that was killed left what it was writing
+                self.folder.sweep()
 
     def workers(self, fleet: Fleet, places: Places) -> tuple[MakePool, Callable[[Pool], Loader]]:
         """How this run's pool is opened, and what loads the models for it."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -23,6 +23,12 @@ from audio_batch.text import for_terminal
 
 SHOWN_FAILURES = 50
 
+_ENDED_BY = {
+    "time_limit": "the time was up (--until, --max-runtime)",
+    "signal": "it was interrupted",
+    "failure": "it was ended after a failure",
+}
+
 
 @dataclass(slots=True)
 class Summary:
@@ -31,7 +37,8 @@ class Summary:
     `skipped` assets of the manifest were not selected; `done_before` and `failed_before` were
     settled by earlier runs; incomplete assets count as failed; `suspect` lists transcripts that may
     not be the whole truth, which changes neither their state nor the exit code; `error` is what
-    ended the run before its time. `audio_s`, `wall_s` and `rtfx` (audio seconds per wall second)
+    ended the run before its time, `ended_by` what left assets to the next one ("time_limit",
+    "signal" or "failure"). `audio_s`, `wall_s` and `rtfx` (audio seconds per wall second)
     are this run's alone.
     """
 
@@ -49,6 +56,7 @@ class Summary:
     audio_s: float
     wall_s: float
     error: str | None = None
+    ended_by: Literal["time_limit", "signal", "failure"] | None = None
     failures: list[dict[str, Any]] = field(default_factory=list)
     noted: list[dict[str, Any]] = field(default_factory=list)
     suspect: list[dict[str, Any]] = field(default_factory=list)
@@ -75,6 +83,7 @@ class Summary:
             "exit_code": self.exit_code,
             "exit_meaning": ExitCode(self.exit_code).name.lower(),
             "error": self.error,
+            "ended_by": self.ended_by,
             "selected": self.selected,
             "skipped": self.skipped,
             "done": self.done,
@@ -140,6 +149,13 @@ def summarise(
         if entry.asset_id in wanted and not stale:
             _count(summary, entry, entry.run_id == run_id)
     summary.exit_code = _exit_code(summary, result)
+    if summary.not_done:
+        if result.out_of_time:
+            summary.ended_by = "time_limit"
+        elif result.interrupted:
+            summary.ended_by = "signal"
+        elif result.stopped_by_failure:
+            summary.ended_by = "failure"
     return summary
 
 
@@ -202,8 +218,12 @@ def line(summary: Summary) -> str:
     return (
         f"Finished with exit code {summary.exit_code}: {summary.done} done now, "
         f"{summary.done_before} before, {failed} failed, {suspect}{summary.not_done} not done; "
-        f"{clock(summary.audio_s)} of audio in {clock(summary.wall_s)}"
+        f"{clock(summary.audio_s)} of audio in {clock(summary.wall_s)}{_why(summary)}"
     )
+
+
+def _why(summary: Summary) -> str:
+    return f"; {_ENDED_BY[summary.ended_by]}" if summary.ended_by else ""
 
 
 def show(summary: Summary, console: Console) -> None:
@@ -244,6 +264,14 @@ def show(summary: Summary, console: Console) -> None:
         text = f"note: {noted['name']} ({noted['id']}): {'; '.join(noted['notes'])}"
         console.print(escape(for_terminal(text)), style="yellow", highlight=False, soft_wrap=True)
     _show_suspects(summary, console)
+    if why := _why(summary).removeprefix("; "):
+        left = f"{summary.not_done} {'asset is' if summary.not_done == 1 else 'assets are'} left"
+        console.print(
+            f"{why[0].upper()}{why[1:]}: {left}; run the same command again to go on.",
+            style="yellow",
+            highlight=False,
+            soft_wrap=True,
+        )
     if summary.failed_before:
         console.print(
             f"Left as they were, failed in an earlier run: {summary.failed_before}; "

@@ -24,6 +24,8 @@ _CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?", re.ASCII)
 _MAX_DURATION_S = 366 * 24 * 3600.0
 """A longer limit is a slip of the finger, and no clock's arithmetic has to bear it."""
 
+_WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+
 _CLOCK_SET_S = 60.0
 """A wall clock that is off by more against time that passes was set; below it is fine tuning."""
 
@@ -37,6 +39,8 @@ def parse_duration_s(text: str, flag: str) -> float:
     found = _DURATION.fullmatch(text.strip().lower())
     parts = (float(part or 0) for part in found.groups()) if found else ()
     seconds = sum(value * unit_s for value, unit_s in zip(parts, (3600, 60, 1, 1), strict=False))
+    if found and text.strip() and seconds == 0:
+        raise UsageError(f"{flag} {text!r} must be more than 0.")
     if not 0 < seconds <= _MAX_DURATION_S:
         raise UsageError(
             f"{flag} {text!r} is not a length of time.",
@@ -164,12 +168,22 @@ class TimeLimit:
         return min(left, default=None)
 
     def ends_at(self, now: Clocks | None = None) -> str | None:
-        """What the wall clock shows at the limit, as HH:MM; None without any limit."""
+        """What the wall clock shows at the limit; None without any limit.
+
+        As 07:00 today, else Sunday 07:00 within a week, else 2026-11-29 07:00.
+        """
         now = now or Clocks.read()
         left = self.left_s(now)
         if left is None:
             return None
-        return datetime.fromtimestamp(now.wall_s + left, self.zone).strftime("%H:%M")
+        moment = datetime.fromtimestamp(now.wall_s + left, self.zone)
+        days = (moment.date() - datetime.fromtimestamp(now.wall_s, self.zone).date()).days
+        shown = f"{moment:%H:%M}"
+        if days == 0:
+            return shown
+        return (
+            f"{_WEEKDAYS[moment.weekday()]} {shown}" if 0 < days < 7 else f"{moment:%Y-%m-%d %H:%M}"
+        )
 
 
 def fits(estimate_s: float | None, left_s: float | None) -> bool:

@@ -25,6 +25,9 @@ from audio_batch.voices.folder import settle
 _UNFINISHED = (State.RUNNING, State.INTERRUPTED)
 _SHOWN_JOURNAL_PROBLEMS = 3
 
+_REQUEUED = "Its outputs were damaged or missing."
+"""The journal's word for an asset that waits to be made again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Damage:
@@ -45,16 +48,23 @@ class Verification:
     """What was looked at and what was found.
 
     `sound` holds, of each asset with damaged outputs, those that are not. `leftovers` are temporary
-    files of a killed run, which the next run removes; `unfinished` counts the assets left alone.
+    files of a killed run, which the next run removes; `waiting` are the assets that an earlier look
+    has queued, and `unfinished` counts the others left alone.
     """
 
     outputs: int
     stages: int
     size_bytes: int
     unfinished: int
+    waiting: tuple[str, ...]
     damages: tuple[Damage, ...]
     sound: dict[str, tuple[PublishedFile, ...]]
     leftovers: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every output that was ever done is there as it was written."""
+        return not (self.damages or self.waiting)
 
     def requeue(self, journal: Journal) -> None:
         """Have the next run make again what is damaged.
@@ -64,7 +74,7 @@ class Verification:
         """
         stages = [(d.asset_id, d.stage) for d in self.damages if d.stage is not None]
         if self.damages:
-            journal.requeue(self.sound, stages, "Its outputs were damaged or missing.")
+            journal.requeue(self.sound, stages, _REQUEUED)
 
 
 def check_journal(path: Path) -> None:
@@ -99,6 +109,7 @@ def verify(folder: OutputFolder, journal: Journal) -> Verification:
     stages = journal.stages()
     check = _Check(folder.root)
     sound = {}
+    waiting = tuple(entry.asset_id for entry in entries if _waits(entry))
     for entry in entries:
         if entry.state in _UNFINISHED:
             continue
@@ -112,11 +123,17 @@ def verify(folder: OutputFolder, journal: Journal) -> Verification:
         outputs=check.output_count,
         stages=check.stage_count,
         size_bytes=check.size_bytes,
-        unfinished=sum(entry.state in _UNFINISHED for entry in entries),
+        unfinished=sum(entry.state in _UNFINISHED for entry in entries) - len(waiting),
+        waiting=waiting,
         damages=tuple(check.damages),
         sound=sound,
         leftovers=tuple(_relative(folder.root, folder.leftovers())),
     )
+
+
+def _waits(entry: JournalEntry) -> bool:
+    """Whether an earlier look has queued it, and no run has begun it since."""
+    return entry.state is State.INTERRUPTED and entry.error_text == _REQUEUED
 
 
 def _relative(root: Path, paths: Iterable[Path]) -> list[str]:

@@ -4,7 +4,7 @@ Its faults are told by the variable FAULTY_ENGINE, JSON: by kind, the numbers of
 `program.write_manifest` makes them) that bring it about. `delay_ms` is what a recording takes;
 `dies_after` holds, by device, how many recordings its process survives; `lost_after` likewise how
 many until the device reports a lost CUDA context. `fits` names the compute types that can be
-loaded. `loops` are heard as the same words again and again, unless it is done window by window.
+loaded, `loads_once` the devices that load a single time (kept in the folder `marks`). `loops` are heard as the same words again and again, unless it is done window by window.
 `once` is a folder in which faults that happen a single time leave a mark.
 """
 
@@ -57,6 +57,13 @@ class FaultyEngine:
             raise DeviceError("It does not fit on purpose.", lacks_memory=True)
         if request.device.id in faults.get("abort_loading", []):
             os.abort()
+        if request.device.id in faults.get("hang_loading", []):
+            time.sleep(3600)
+        if request.device.id in faults.get("loads_once", []):
+            mark = Path(faults["marks"]) / f"loaded-{request.device.cuda_index}"
+            if mark.exists():
+                raise MemoryError("there is none left on purpose")
+            mark.touch()
         return FaultyRecognizer(faults, request)
 
 
@@ -128,6 +135,10 @@ class FaultyRecognizer:
         sys.stderr.write(f"cannot use {Path('token').read_text()}\n")
         sys.stderr.flush()
         os.abort()
+
+    def leave(self, _number: int) -> None:
+        """A library that thinks the program is its own."""
+        raise SystemExit(3)
 
     def lose_context(self, _number: int) -> None:
         """As an illegal memory access does."""

@@ -6,8 +6,9 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -26,6 +27,8 @@ from audio_batch.errors import AudioBatchError, ExitCode, ManifestError
 from audio_batch.text import for_terminal, redact
 
 SHOWN_PROBLEMS = 50
+
+_GONE = "The current folder no longer exists; change to another."
 
 app = typer.Typer(
     name="audio-batch",
@@ -64,29 +67,97 @@ def _main(
     pass
 
 
+class _Output:
+    """stdout, which remembers why it could not be written: no error says of itself whose it is."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.failure: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """See `TextIO.write`."""
+        with self._remembering():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        """See `TextIO.flush`."""
+        with self._remembering():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _remembering(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.failure = error
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def run_app(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit code. Every error becomes a sentence on stderr."""
     from audio_batch.logs import utf8_streams
 
+    _open_closed_streams()
     utf8_streams()
+    output = _Output(sys.stdout)
+    with contextlib.redirect_stdout(output):
+        code = _run_app(arguments, output)
+        with contextlib.suppress(OSError):
+            output.flush()
+    if output.failure is None:
+        return code
+    _give_up_output()
+    if isinstance(output.failure, BrokenPipeError):  # `status | head` has seen enough
+        return code
+    _say(f"The output cannot be written: {output.failure.strerror or output.failure}.")
+    return code or ExitCode.ENVIRONMENT
+
+
+def _run_app(arguments: Sequence[str], output: _Output) -> int:
     try:
         answer = app(list(arguments), standalone_mode=False)
     except AudioBatchError as error:
         _explain(error)
+        if _folder_is_gone():
+            _say(_GONE)
         return error.exit_code
     except KeyboardInterrupt:
         _say("Interrupted. Run the same command again to go on.")
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:  # `status | head`: whoever reads has seen enough
-        _give_up_output()
+    except BrokenPipeError:
         return ExitCode.OK
+    except FileNotFoundError as error:
+        if not _folder_is_gone():
+            return _unexpected(error)
+        _say(_GONE)
+        return ExitCode.ENVIRONMENT
     except Exception as error:
+        if error is output.failure:
+            return ExitCode.OK  # `run_app` sees to it
         return _unexpected(error)
-    try:
-        sys.stdout.flush()
-    except OSError:
-        _give_up_output()
     return answer if isinstance(answer, int) else ExitCode.OK
+
+
+def _open_closed_streams() -> None:
+    """Give stdin, stdout and stderr a place where one is closed (`>&-`, a service of Windows).
+
+    Their numbers are taken as well: the next file opened would get one of them, and with it what
+    a native library prints.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))
+
+
+def _folder_is_gone() -> bool:
+    try:
+        os.getcwd()  # noqa: PTH109
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _give_up_output() -> None:

@@ -19,10 +19,12 @@ from audio_batch.control import Asker
 from audio_batch.errors import ExitCode
 from audio_batch.models import DEMO, REPOSITORIES
 from audio_batch.reporters import LiveReporter, LogReporter, Reporter, SteadyConsole
-from audio_batch.request import Request
+from audio_batch.request import DEFAULT_OUTPUT, Request
 from audio_batch.session import Interface, execute
+from audio_batch.storage import OutputFolder
 from audio_batch.survey import Survey
 from audio_batch.text import for_terminal, redact
+from audio_batch.voices import names
 
 ANSWER_WITHIN_S = 60.0
 """An unanswered question goes on by itself: the person may be asleep."""
@@ -30,15 +32,35 @@ ANSWER_WITHIN_S = 60.0
 
 def start(manifest: Path, settings: Settings, config: Path | None) -> int:
     """Run a session on this process's console and return its exit code."""
+    settings = _absolute(settings)
+    manifest = manifest.expanduser().absolute()
+    _spare_inputs(manifest, settings, config)
     interface = ConsoleInterface(settings)
     if config is not None:
         interface.notice(f"Settings from {config}.")
-    request = Request(manifest.expanduser().absolute(), _absolute(settings))
     try:
-        return int(execute(request, interface))
+        return int(execute(Request(manifest, settings), interface))
     except KeyboardInterrupt:  # before the run listens to signals, or after
         interface.notice("Interrupted. Run the same command again to go on.", warning=True)
         return ExitCode.INTERRUPTED
+
+
+def _spare_inputs(manifest: Path, settings: Settings, config: Path | None) -> None:
+    """See that the log is none of the files that a run reads or keeps.
+
+    Raises:
+        UsageError: it is one of them.
+    """
+    if settings.log_file is None:
+        return
+    folder = OutputFolder(settings.output_dir or DEFAULT_OUTPUT)
+    own = (folder.summary_path, folder.root / names.FILE_NAME)
+    needed = (manifest, config, settings.speakers, settings.hf_token_file, *own)
+    logs.check_log_file(
+        settings.log_file,
+        needed=[path for path in needed if path is not None],
+        state=folder.state,
+    )
 
 
 def _absolute(settings: Settings) -> Settings:

@@ -40,7 +40,7 @@ def export(
     """
     from audio_batch.errors import AssetError, ExitCode, UsageError
     from audio_batch.formats import FORMATS, FormatOptions, parse_formats, render
-    from audio_batch.storage import publish
+    from audio_batch.storage import OutputFolder, publish
     from audio_batch.text import for_terminal
     from audio_batch.transcript import Transcript
     from audio_batch.voices import names
@@ -56,7 +56,8 @@ def export(
         highlight_words=highlight_words,
     )
     given = names.load(output_dir)
-    count, bad = 0, []
+    is_a_runs = OutputFolder(output_dir).journal_path.is_file()
+    count, found, bad = 0, 0, []
     written: list[PublishedFile] = []
     held = _journal_of(output_dir) if to is None else nullcontext()
     with held as journal:
@@ -69,6 +70,7 @@ def export(
             try:
                 data = (output_dir / path).read_text(encoding="utf-8")
                 transcript = names.applied(Transcript.from_json(json.loads(data)), given)
+                found += 1
                 for name in asked or _formats_of(output_dir / stem):
                     target = PurePosixPath(f"{stem}{FORMATS[name].suffix}")
                     text = render(name, transcript, options)
@@ -78,11 +80,13 @@ def export(
                 bad.append(f"{path}: {error}")
         if journal is not None:
             _journal_written(journal, written)
-    if not count and not bad:
-        raise UsageError(f"{output_dir} holds no transcripts.")
+    if not count and (not bad or not (found or is_a_runs)):
+        raise UsageError(
+            f"{output_dir} holds no transcripts.", remedy="Name the --output-dir of a run."
+        )
     names_written = {file.format for file in written}
     formats = ", ".join(name for name in FORMATS if name in names_written) or "nothing but JSON"
-    typer.echo(f"{count} transcripts written as {formats}.", err=True)
+    typer.echo(f"{count} transcript{'' if count == 1 else 's'} written as {formats}.", err=True)
     for line in bad:
         typer.echo(for_terminal(f"left out: {line}"), err=True)
     return ExitCode.SOME_FAILED if bad else ExitCode.OK

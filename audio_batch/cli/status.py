@@ -39,6 +39,9 @@ def status(
     run = journal.last_run()
     stages = journal.stage_counts()
     journal.close()
+    if run is not None and run.exit_code is not None:
+        # A run that left work behind in native code has ended; nobody is at work there.
+        entries = [_ended(entry) for entry in entries]
     counts = {state.value: sum(entry.state is state for entry in entries) for state in State}
     suspects = sum(bool(entry.suspicions) for entry in entries)
     if failed or suspect:
@@ -49,6 +52,14 @@ def status(
     else:
         _show(counts, suspects, entries, run)
     return 0
+
+
+def _ended(entry: JournalEntry) -> JournalEntry:
+    from audio_batch.outcome import State
+
+    if entry.state is not State.RUNNING:
+        return entry
+    return dataclasses.replace(entry, state=State.INTERRUPTED)
 
 
 def _write_json(

@@ -26,7 +26,8 @@ def verify(
     """Read every output and kept result that the journal knows, and compare it with its hash.
 
     Only the journal is written: what is missing or damaged is made again by the next run. Exit 0
-    when all is sound, 3 when something is not, 5 when the journal is damaged itself.
+    when all is sound, 3 when something is not or still waits for that run, 5 when the journal is
+    damaged itself.
     """
     from audio_batch.errors import ExitCode
     from audio_batch.journal import Journal
@@ -49,18 +50,19 @@ def verify(
         _write_json(output_dir, found, fix)
     else:
         _say(found, fix)
-    return ExitCode.SOME_FAILED if found.damages else ExitCode.OK
+    return ExitCode.OK if found.ok else ExitCode.SOME_FAILED
 
 
 def _write_json(output_dir: Path, found: Verification, fix: bool) -> None:
     body = {
         "schema_version": SCHEMA_VERSION,
         "output_folder": str(output_dir),
-        "ok": not found.damages,
+        "ok": found.ok,
         "outputs": found.outputs,
         "stages": found.stages,
         "size_bytes": found.size_bytes,
         "unfinished": found.unfinished,
+        "waiting": list(found.waiting),
         "damages": [dataclasses.asdict(damage) for damage in found.damages],
         "requeued": sorted(found.sound) if fix else [],
         "leftovers": found.leftovers,
@@ -76,12 +78,24 @@ def _say(found: Verification, fix: bool) -> None:
         typer.echo(for_terminal(line))
     for path in found.leftovers:
         typer.echo(for_terminal(f"{path} is left of a killed run; the next run removes it."))
-    seen = f"{found.outputs} outputs and {found.stages} kept results read"
+    outputs = _count(found.outputs, "output", "outputs")
+    seen = f"{outputs} and {_count(found.stages, 'kept result', 'kept results')} read"
     typer.echo(f"{seen}, {len(found.damages)} damaged.", err=True)
     if found.unfinished:
-        typer.echo(f"{found.unfinished} assets are not finished; run again to go on.", err=True)
+        unfinished = _count(found.unfinished, "asset is", "assets are")
+        typer.echo(f"{unfinished} not finished; run again to go on.", err=True)
+    if found.waiting:
+        waiting = _count(len(found.waiting), "asset waits", "assets wait")
+        typer.echo(f"{waiting} to be made again; run again for that.", err=True)
     if found.sound:
-        then = "the next run makes them again" if fix else "without --no-fix they are queued again"
-        typer.echo(f"{len(found.sound)} assets have damaged outputs: {then}.", err=True)
+        damaged = _count(len(found.sound), "asset has", "assets have")
+        then = "the next run makes what is damaged again"
+        if not fix:
+            then = "without --no-fix the next run makes them again"
+        typer.echo(f"{damaged} damaged outputs: {then}.", err=True)
     if len(found.damages) > sum(damage.stage is None for damage in found.damages):
         typer.echo("Damaged kept results are made again when they are needed.", err=True)
+
+
+def _count(count: int, one: str, more: str) -> str:
+    return f"{count} {one if count == 1 else more}"

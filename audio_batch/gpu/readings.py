@@ -16,6 +16,9 @@ from audio_batch.host_memory import available_bytes
 _STALE_AFTER_S = 15.0
 # psutil's percentage is the mean since it was last asked: asked too soon it means nothing.
 _HOST_INTERVAL_S = 0.5
+# The host's memory is asked for several times at each assignment; the files of a container's limits
+# take a millisecond.
+_HOST_FRESH_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,8 @@ class Readings:
 
     def _read_host(self) -> Reading:
         now_s = time.monotonic()
+        if self._host.taken_at_s is not None and now_s - self._host.taken_at_s < _HOST_FRESH_S:
+            return self._host
         total_bytes = psutil.virtual_memory().total
         busy_pct = self._host.utilization_pct
         if now_s >= self._host_due_s:

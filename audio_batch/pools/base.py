@@ -30,9 +30,9 @@ class Finished:
 class Death:
     """The process of a device has ended by itself, and with it what it had at work.
 
-    `how` says it in a phrase ("SIGSEGV"), `for_memory` whether the system may have ended it for
-    lack of memory. `evidence` is the telling line of what it wrote to stderr, all of which is kept
-    in `log`. One of the jobs that were `running` may be what ended it; those `waiting` had not been
+    `how` says it in a phrase ("SIGSEGV"), `from_outside` whether somebody killed it who was not the
+    kernel. `evidence` is the telling line of what it wrote to stderr, all of which is kept in
+    `log`. One of the jobs that were `running` may be what ended it; those `waiting` had not been
     taken up.
     """
 
@@ -42,7 +42,7 @@ class Death:
     log: Path | None
     running: tuple[Job, ...] = ()
     waiting: tuple[Job, ...] = ()
-    for_memory: bool = False
+    from_outside: bool = False
 
 
 class Pool(Protocol):

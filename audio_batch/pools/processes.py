@@ -13,16 +13,21 @@ import logging
 import multiprocessing
 import os
 import pickle
+import queue
+import re
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
-from audio_batch.errors import DeviceError
+from audio_batch.errors import DeviceError, WorkerDied
 from audio_batch.events import AssetProgress
 from audio_batch.lifetime import ChildKeeper, shielded
 from audio_batch.loading import Place
@@ -38,6 +43,7 @@ from audio_batch.pools.messages import (
     Do,
     Ended,
     FromChild,
+    FromParent,
     Leave,
     Loaded,
     Logged,
@@ -51,7 +57,10 @@ from audio_batch.workplace import Recipe
 _PATIENCE_S = 10.0
 """For a process that has closed its pipe, or was killed, to be gone."""
 
-_KEPT_LOGS = 20
+_KEPT_LOGS = 50
+
+_SIGKILL = 9
+"""Windows has no name for it, and no process that ends so."""
 
 _log = logging.getLogger("audio_batch.run")
 
@@ -74,7 +83,10 @@ class _Child:
     stderr: Path
     loaded: concurrent.futures.Future[Sequence[str]]
     reader: threading.Thread | None = None
+    outbox: queue.SimpleQueue[FromParent | None] = field(default_factory=queue.SimpleQueue)
     tasks: dict[str, _Task] = field(default_factory=dict)
+    oom_kills: int | None = None
+    """How often the kernel had killed for lack of memory when the process began."""
     expected: bool = False
     """Whether its end is our doing."""
     death: Death | None = None
@@ -127,12 +139,11 @@ class ProcessPool:
         previous = self._children.pop(device, None)
         if previous is not None:
             self._kill(previous)
-        self._logs.mkdir(parents=True, exist_ok=True)
-        stderr = self._logs / f"{device.replace(':', '-')}.log"
         place = self._place_of(device)
         if device not in self._first_worker:
             self._first_worker[device] = self._next_worker
             self._next_worker += place.slots
+        stderr = self._logs / f"{device.replace(':', '-')}.log"
         setup = ChildSetup(
             parent_pid=os.getpid(),
             recipe=self._recipe,
@@ -142,6 +153,34 @@ class ProcessPool:
             first_worker=self._first_worker[device],
             secrets=kept_secrets(),
         )
+        try:
+            self._logs.mkdir(parents=True, exist_ok=True)
+            process, ours = self._spawn(device, setup)
+        except OSError as error:
+            raise DeviceError(f"No process can be begun for {device}: {error}.") from error
+        child = _Child(
+            device, process, ours, stderr, concurrent.futures.Future(), oom_kills=_oom_kills()
+        )
+        self._children[device] = child
+        name = f"Reader of {device}"
+        child.reader = threading.Thread(target=self._read, args=(child,), name=name, daemon=True)
+        child.reader.start()
+        name = f"Writer to {device}"
+        threading.Thread(target=self._write, args=(child,), name=name, daemon=True).start()
+
+    def _spawn(self, device: str, setup: ChildSetup) -> tuple[SpawnProcess, Connection]:
+        """Begin the process itself; our end of its pipe.
+
+        Raises:
+            OSError: the system refuses.
+        """
+        try:
+            Path.cwd()
+        except FileNotFoundError:  # removed meanwhile; a child could not begin in it
+            os.chdir(self._recipe.root)
+        if sys.platform != "win32":
+            # Begun with the first child, it would open the signals again that `shielded` holds.
+            resource_tracker.ensure_running()
         spawn = multiprocessing.get_context("spawn")
         ours, theirs = spawn.Pipe()
         process = spawn.Process(
@@ -150,16 +189,13 @@ class ProcessPool:
         try:
             with shielded():
                 process.start()
-            self._keeper.adopt(process.pid or 0)
-        except OSError as error:
-            raise DeviceError(f"No process can be begun for {device}: {error}.") from error
+        except BaseException:
+            ours.close()
+            raise
         finally:
             theirs.close()
-        child = _Child(device, process, ours, stderr, concurrent.futures.Future())
-        self._children[device] = child
-        name = f"Reader of {device}"
-        child.reader = threading.Thread(target=self._read, args=(child,), name=name, daemon=True)
-        child.reader.start()
+        self._keeper.adopt(process.pid or 0)
+        return process, ours
 
     def load(self, device: str, needed: Set[Stage]) -> Sequence[str]:  # noqa: ARG002
         """Wait until the process has loaded its models; what to warn of. Any thread.
@@ -175,6 +211,14 @@ class ProcessPool:
         child.process.kill()
         child.process.join(_PATIENCE_S)
 
+    def _write(self, child: _Child) -> None:
+        """The life of a child's writer; a child that hangs reads nothing, and nobody waits."""
+        while (message := child.outbox.get()) is not None:
+            try:
+                child.connection.send(message)
+            except (OSError, ValueError):
+                return  # it has died: its reader tells of it
+
     # -- what a child says ------------------------------------------------------------------------
 
     def _read(self, child: _Child) -> None:
@@ -187,6 +231,7 @@ class ProcessPool:
         except Exception:
             # A message that cannot be understood: the child is not what it should be.
             _log.exception("The process of %s is ended", child.device)
+        child.outbox.put(None)
         child.process.join(_PATIENCE_S)
         if child.process.is_alive():
             child.process.kill()
@@ -227,7 +272,12 @@ class ProcessPool:
             self._tell.progress(record)
 
     def _bury(self, child: _Child) -> None:
-        how, for_memory = _how(child.process.exitcode)
+        from_outside = (
+            child.process.exitcode == -_SIGKILL
+            and child.oom_kills is not None
+            and child.oom_kills == _oom_kills()
+        )
+        how = _how(child.process.exitcode, from_outside=from_outside)
         with self._lock:
             expected = child.expected
         evidence, log = ("", None) if expected else self._evidence(child.stderr)
@@ -244,12 +294,12 @@ class ProcessPool:
                 log,
                 running=tuple(task.job for task in tasks if task.begun),
                 waiting=tuple(task.job for task in tasks if not task.begun),
-                for_memory=for_memory,
+                from_outside=from_outside,
             )
         if not child.loaded.done():
             told = f": {how} {f'({evidence})' if evidence else ''}".rstrip()
             child.loaded.set_exception(
-                DeviceError(
+                WorkerDied(
                     f"The process of {child.device} ended before its models were loaded{told}."
                 )
             )
@@ -261,12 +311,19 @@ class ProcessPool:
         with self._lock:
             self._deaths += 1
             number = self._deaths
+        # Texts of earlier nights name their logs: only the oldest of them make room.
+        name = f"{stderr.stem}.{time.strftime('%Y%m%d-%H%M%S')}.death-{number}.log"
         try:
             text = redact(stderr.read_bytes()[-65536:].decode("utf-8", "replace"))
             if not text.strip():
                 return "", None
-            log = stderr.with_name(f"{stderr.stem}.death-{number % _KEPT_LOGS}.log")
+            log = stderr.with_name(name)
             log.write_text(text, encoding="utf-8")
+            kept = sorted(
+                stderr.parent.glob("*.death-*.log"), key=lambda path: path.stat().st_mtime
+            )
+            for old in kept[:-_KEPT_LOGS]:
+                old.unlink()
         except OSError:
             return "", None
         lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -287,8 +344,7 @@ class ProcessPool:
         if death is not None:
             self._died(replace(death, running=(), waiting=(job,)))
             return
-        with suppress(OSError):  # it has just died: its reader tells of the job with the others
-            child.connection.send(Do(job))
+        child.outbox.put(Do(job))
 
     def give_up(self, job: Job) -> tuple[Job, ...] | None:
         """See `Pool.give_up`: the device's process is killed; `begin` begins it anew."""
@@ -308,17 +364,23 @@ class ProcessPool:
         with self._lock:
             for child in self._children.values():
                 child.expected = True
-        for child in self._children.values():
-            with suppress(OSError):
-                child.connection.send(Leave())
-        for child in self._children.values():
-            child.process.join(_PATIENCE_S)
+        deadline_s = time.monotonic() + _PATIENCE_S
+        leaving = [child for child in self._children.values() if child.loaded.done()]
+        for child in leaving:
+            child.outbox.put(Leave())
+        for child in leaving:
+            child.process.join(max(0.0, deadline_s - time.monotonic()))
         return self.drop()
 
     def drop(self) -> bool:
         """See `Pool.drop`: nothing is left behind, processes can be killed."""
         for child in self._children.values():
-            self._kill(child)
+            with self._lock:
+                child.expected = True
+            child.process.kill()
+        for child in self._children.values():
+            child.process.join(_PATIENCE_S)
+            child.outbox.put(None)
             if child.reader is not None:
                 child.reader.join(_PATIENCE_S)
         self._keeper.close()
@@ -335,18 +397,31 @@ _WINDOWS_CRASHES = {
 """NTSTATUS values by which Windows ends a process (ntstatus.h)."""
 
 
-def _how(exit_code: int | None) -> tuple[str, bool]:
-    """How a process ended, in a phrase, and whether that may have been for lack of memory."""
+def _oom_kills() -> int | None:
+    """How often the kernel has killed for lack of memory, in whatever container; None: unknown.
+
+    It counts before it kills (mm/oom_kill.c): what ended by SIGKILL without it was ended by
+    somebody else.
+    """
+    try:
+        text = Path("/proc/vmstat").read_text("ascii")
+    except (OSError, ValueError):
+        return None
+    found = re.search(r"^oom_kill (\d+)$", text, re.MULTILINE)
+    return int(found[1]) if found else None
+
+
+def _how(exit_code: int | None, *, from_outside: bool) -> str:
+    """How a process ended, in a phrase."""
+    if from_outside:
+        return "SIGKILL, not by the kernel for lack of memory"
     if exit_code is None:
-        return "it does not answer", False
+        return "it does not answer"
     if exit_code < 0:
         try:
             name = signal.Signals(-exit_code).name
         except ValueError:
             name = f"signal {-exit_code}"
-        if name == "SIGKILL":
-            return "SIGKILL, as the system does it for lack of memory", True
-        return name, False
+        return f"{name}, as for lack of memory" if name == "SIGKILL" else name
     crash = _WINDOWS_CRASHES.get(exit_code & 0xFFFFFFFF)
-    text = f"exit code {exit_code:#x}, {crash}" if crash else f"exit code {exit_code}"
-    return text, exit_code == 0xC0000017
+    return f"exit code {exit_code:#x}, {crash}" if crash else f"exit code {exit_code}"

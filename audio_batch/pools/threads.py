@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from audio_batch.errors import ErrorKind
+from audio_batch.outcome import Outcome, State
 from audio_batch.pipeline import Job
 from audio_batch.pools.base import Begun, Finished, Work
+
+_log = logging.getLogger("audio_batch.run")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,13 +57,29 @@ class ThreadPool:
             with self._guard:
                 self._running[me] = task
             task.started(task.job, worker)
-            outcome = self._work(task.job)
+            outcome = self._outcome(task.job)
             with self._guard:
                 del self._running[me]
                 if me in self._given_up:
                     self._given_up.remove(me)
                     return
             task.finished(Finished(task.job, outcome, worker))
+
+    def _outcome(self, job: Job) -> Outcome:
+        """What the work answers; whatever a library raises must not end the thread unheard."""
+        try:
+            return self._work(job)
+        except BaseException as error:
+            text = f"Unexpected {type(error).__name__}. Please report it; see the log file."
+            _log.error("unexpected end of %s", job.asset.id, exc_info=error)
+            return Outcome(
+                job.asset.id,
+                State.FAILED,
+                job.fingerprint,
+                job.device,
+                error_kind=ErrorKind.INTERNAL,
+                error_text=text,
+            )
 
     def submit(self, job: Job, *, started: Begun, finished: Callable[[Finished], None]) -> None:
         """See `Pool.submit`."""

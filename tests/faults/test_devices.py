@@ -97,7 +97,7 @@ def test_a_lost_cuda_context_comes_back_with_a_new_process(stub_dir: Path, tmp_p
 def test_a_device_that_cannot_load_is_left_out(stub_dir: Path, tmp_path: Path) -> None:
     write_manifest(tmp_path, 6)
     faults = {"cannot_load": ["cuda:0"], "abort_loading": ["cuda:2"]}
-    answer = night(tmp_path, stub_dir, 3, faults)
+    answer = night(tmp_path, stub_dir, 3, faults, "--max-restarts", "1")
     assert answer.code == 0, answer.err
     assert devices_of_done(tmp_path) == {"cuda:1": 6}
     assert set(summary(tmp_path)["devices_out"]) == {"cuda:0", "cuda:2"}
@@ -164,3 +164,43 @@ def test_an_asset_that_always_loses_the_context_fails_alone(stub_dir: Path, tmp_
     bad = states.pop("tone-002")
     assert (bad.state, bad.error_kind) == (State.FAILED, "device")
     assert {entry.state for entry in states.values()} == {State.DONE}
+
+
+def test_a_library_that_ends_every_process_is_not_the_recordings_fault(
+    stub_dir: Path, tmp_path: Path
+) -> None:
+    write_manifest(tmp_path, 9)
+    answer = night(tmp_path, stub_dir, 1, {"dies_after": {"cuda:0": 0}}, "--max-per-gpu", "1")
+    assert answer.code == 5, answer.err
+    journal = Journal(tmp_path / "out/.audio-batch/journal.sqlite3", read_only=True)
+    assert {entry.deaths for entry in journal.entries()} == {0}
+    journal.close()
+    assert night(tmp_path, stub_dir, 1, {}).code == 0
+    assert devices_of_done(tmp_path) == {"cuda:0": 9}
+
+
+def test_a_device_that_hangs_while_it_loads_holds_up_nobody(stub_dir: Path, tmp_path: Path) -> None:
+    write_manifest(tmp_path, 6)
+    answer = night(tmp_path, stub_dir, 2, {"hang_loading": ["cuda:1"]})
+    assert answer.code == 0, answer.err
+    assert devices_of_done(tmp_path) == {"cuda:0": 6}
+
+
+def test_a_run_ends_when_only_suspects_and_no_device_are_left(
+    stub_dir: Path, tmp_path: Path
+) -> None:
+    write_manifest(tmp_path, 4)
+    faults = {"abort": [3], "loads_once": ["cuda:0"], "marks": str(tmp_path)}
+    answer = night(tmp_path, stub_dir, 1, faults, "--max-restarts", "2")
+    assert answer.code == 5, answer.err
+    assert "No device is left to work on" in answer.err
+    assert night(tmp_path, stub_dir, 1, {}).code == 0
+
+
+def test_a_library_that_wants_to_end_the_program_fails_its_asset(
+    stub_dir: Path, tmp_path: Path
+) -> None:
+    write_manifest(tmp_path, 4)
+    answer = night(tmp_path, stub_dir, 1, {"leave": [1]})
+    assert answer.code == 3, answer.err
+    assert "Unexpected SystemExit" in answer.err
