@@ -4,7 +4,8 @@ Its faults are told by the variable FAULTY_ENGINE, JSON: by kind, the numbers of
 `program.write_manifest` makes them) that bring it about. `delay_ms` is what a recording takes;
 `dies_after` holds, by device, how many recordings its process survives; `lost_after` likewise how
 many until the device reports a lost CUDA context. `fits` names the compute types that can be
-loaded, `loads_once` the devices that load a single time (kept in the folder `marks`). `loops` are heard as the same words again and again, unless it is done window by window.
+loaded, `loads_once` the devices that load a single time (kept in the folder `marks`). `loops` are
+heard as the same words again and again, unless it is done window by window.
 `once` is a folder in which faults that happen a single time leave a mark.
 """
 

@@ -67,7 +67,13 @@ def action(
     )
     assert planned.fresh == (
         row is not None
-        and (options.overwrite or planned.redo or (options.retry_failed and not row.outputs))
+        and (
+            options.overwrite
+            or planned.redo
+            or (options.retry_failed and not row.outputs)
+            or (row.state is State.FAILED and planned.action is Action.PROCESS)
+        )
+        and source == row.source
     )
     return planned.action
 
@@ -131,6 +137,39 @@ def test_what_failed_is_left_until_asked_for_or_changed(tmp_path: Path, state: S
     again = dataclasses.replace(OPTIONS, retry_failed=True)
     assert action(tmp_path, row, options=again) is Action.PROCESS
     assert action(tmp_path, row, source="2:2") is Action.PROCESS
+
+
+PASSING = ("output", "disk_full", "out_of_memory", "device", "timeout", "input_unreadable")
+
+
+@pytest.mark.parametrize("kind", ErrorKind)
+def test_what_failed_by_the_nights_fault_is_tried_by_every_next_run(
+    tmp_path: Path, kind: ErrorKind
+) -> None:
+    row = entry(tmp_path, state=State.FAILED, outputs=(), error_kind=kind)
+    assert (action(tmp_path, row) is Action.PROCESS) == (kind in PASSING)
+    set_aside = dataclasses.replace(row, state=State.QUARANTINED)
+    assert action(tmp_path, set_aside) is Action.LEAVE_FAILED
+
+
+def test_a_transcript_that_could_not_be_written_again_is_rendered(tmp_path: Path) -> None:
+    row = entry(tmp_path, state=State.FAILED, error_kind=ErrorKind.OUTPUT)
+    assert action(tmp_path, row) is Action.RENDER
+
+
+@pytest.mark.parametrize("kind", [ErrorKind.TIMEOUT, ErrorKind.DEVICE, ErrorKind.OUT_OF_MEMORY])
+def test_what_may_cost_as_much_again_comes_last(tmp_path: Path, kind: ErrorKind) -> None:
+    other = dataclasses.replace(ASSET, id="b", position=1)
+    planned = plan(
+        [ASSET, other],
+        [entry(tmp_path, state=State.FAILED, outputs=(), error_kind=kind)],
+        OPTIONS,
+        wanted=WantedStages("id"),
+        output_names={"a": "a", "b": "b"},
+        root=tmp_path,
+        source_identity=lambda _: "1:1",
+    )
+    assert [(item.asset.id, item.fresh) for item in planned] == [("b", False), ("a", True)]
 
 
 def test_what_crashed_the_program_too_often_is_set_aside(tmp_path: Path) -> None:

@@ -16,12 +16,13 @@ from program import write_tone
 
 from audio_batch.engines.base import Diarization, Recognition, StepProgress
 from audio_batch.errors import AssetError, ErrorKind
+from audio_batch.flights import job_of
 from audio_batch.journal import Journal, JournalEntry
 from audio_batch.manifest import Asset
 from audio_batch.media import MediaLimits
 from audio_batch.options import DecodingOptions, RunOptions, SpeakerLimits, WantedStages
 from audio_batch.outcome import Outcome, State
-from audio_batch.pipeline import Context, Job, process, source_identity
+from audio_batch.pipeline import Context, process, source_identity
 from audio_batch.plan import (
     Action,
     Planned,
@@ -46,6 +47,7 @@ class Liar:
 
     heard_s: float = 24.0
     again_s: float = SPEECH_S
+    deaf_to_voices: bool = False
     calls: list[str] = field(default_factory=list)
     description: dict[str, Any] = field(default_factory=lambda: {"made_by": "a liar"})
     warnings: tuple[str, ...] = ()
@@ -82,6 +84,8 @@ class Liar:
         self, samples: NDArray[np.float32], limits: SpeakerLimits, progress: StepProgress
     ) -> Diarization:
         self.calls.append("voices")
+        if self.deaf_to_voices:
+            raise AssetError(ErrorKind.DIARIZATION, "The voices cannot be told apart.")
         turns = (Turn("SPEAKER_00", 0.0, SPEECH_S),)
         return Diarization(turns, turns, (Speaker("SPEAKER_00", SPEECH_S, (1.0,)),))
 
@@ -145,22 +149,7 @@ class Nights:
                 device="cpu",
                 run_id=run_id,
             )
-            job = Job(
-                asset=planned.asset,
-                decoding=planned.decoding,
-                formats=planned.formats,
-                output_name=planned.output_name,
-                source=planned.source,
-                fingerprint=planned.fingerprint,
-                device="cpu",
-                attempt=attempt,
-                position=1,
-                total=1,
-                stages=planned.stages,
-                limits=planned.limits,
-                kept=planned.kept,
-                published=planned.published if planned.action is Action.RENDER else None,
-            )
+            job = job_of(planned, "cpu", attempt, 1, 1)
             outcome = process(job, context)
             if planned.redo and outcome.state is State.FAILED:
                 outcome = stands_all_the_same(outcome)
@@ -249,6 +238,19 @@ def test_a_redo_that_fails_leaves_what_there_was(nights: Nights) -> None:
     assert entry.error_text is None
     assert (nights.root / "out/a.json").read_bytes() == before
     assert nights.spend(REDO) == nights.spend() == []
+
+
+def test_a_redo_takes_no_speakers_away(nights: Nights) -> None:
+    """What was kept of them is lost, and they cannot be told apart again."""
+    nights.spend()
+    (voices,) = (nights.root / "out/.audio-batch/stages").rglob("*.diarize.json.gz")
+    voices.unlink()
+    nights.liar.deaf_to_voices = True
+    (outcome,) = nights.spend(REDO)
+    assert outcome.state is State.DONE
+    published = json.loads((nights.root / "out/a.json").read_text())
+    assert (published["missing"], len(published["speakers"])) == ([], 1)
+    assert published["suspicions"]
 
 
 def test_what_was_redone_is_told_by_its_own_options_when_its_words_are_kept(nights: Nights) -> None:

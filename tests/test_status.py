@@ -91,7 +91,43 @@ def test_status_shows_them_as_text(cli: Callable[..., Answer], out: Path) -> Non
     assert "Sound" not in shown
 
 
-def summed_up(out: Path, *ids: str) -> summary.Summary:
+def test_nothing_runs_after_the_last_run_has_ended(cli: Callable[..., Answer], out: Path) -> None:
+    """A run that leaves work behind in native code ends without a word on that work."""
+    journal = Journal(OutputFolder(out).journal_path)
+    run = journal.begin_run(version="0", request={})
+    journal.start(
+        "left", name="Left", source="1", fingerprint="f", rendering="r", device="cpu", run_id=run
+    )
+    at_work = json.loads(cli("status", out, "--json").out)["counts"]
+    assert (at_work["running"], at_work["interrupted"]) == (1, 0)
+    journal.end_run(run, 130)
+    journal.close()
+    ended = json.loads(cli("status", out, "--json").out)
+    assert (ended["counts"]["running"], ended["counts"]["interrupted"]) == (0, 1)
+    assert "running" not in {asset["state"] for asset in ended["assets"]}
+
+
+@pytest.mark.parametrize(
+    ("result", "ended_by", "words"),
+    [
+        (RunResult(out_of_time=True), "time_limit", "The time was up (--until, --max-runtime)"),
+        (RunResult(interrupted=True), "signal", "It was interrupted"),
+        (RunResult(stopped_by_failure=True), "failure", "It was ended after a failure"),
+    ],
+)
+def test_what_left_assets_to_the_next_run_is_told(
+    out: Path, result: RunResult, ended_by: str, words: str
+) -> None:
+    one = summed_up(out, "sound", "never begun", result=result)
+    assert one.to_json()["ended_by"] == ended_by
+    assert words.lower() in summary.line(one).lower()
+    assert f"{words}: 1 asset is left; run the same command again to go on." in shown(one)
+    whole = summed_up(out, "sound", result=result)
+    assert whole.to_json()["ended_by"] is None
+    assert words not in shown(whole)
+
+
+def summed_up(out: Path, *ids: str, result: RunResult | None = None) -> summary.Summary:
     journal = Journal(OutputFolder(out).journal_path, read_only=True)
     return summary.summarise(
         manifest="m.json",
@@ -99,7 +135,7 @@ def summed_up(out: Path, *ids: str) -> summary.Summary:
         asset_ids=ids,
         entries=journal.entries(),
         run_id=1,
-        result=RunResult(),
+        result=result or RunResult(),
     )
 
 

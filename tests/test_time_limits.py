@@ -61,8 +61,6 @@ def test_a_duration_is_read(text: str, seconds: float) -> None:
     [
         "",
         "h",
-        "0",
-        "0h",
         "-5m",
         "+5m",
         "5 m",
@@ -80,6 +78,12 @@ def test_a_duration_is_read(text: str, seconds: float) -> None:
 )
 def test_what_is_no_duration_names_the_flag_and_the_remedy(text: str) -> None:
     with pytest.raises(UsageError, match=r"--max-runtime .* is not a length of time.* 1h30m"):
+        parse_duration_s(text, "--max-runtime")
+
+
+@pytest.mark.parametrize("text", ["0", "0h", "0m0s", "0.0"])
+def test_no_time_at_all_is_no_limit(text: str) -> None:
+    with pytest.raises(UsageError, match=r"^--max-runtime .* must be more than 0\.$"):
         parse_duration_s(text, "--max-runtime")
 
 
@@ -188,11 +192,19 @@ def test_without_flags_there_is_no_limit() -> None:
 def test_the_earlier_of_two_limits_counts() -> None:
     made = limit("07:00", "6h")
     assert made.left_s(later(made, 0)) == 6 * 3600
-    assert made.ends_at(later(made, 3600)) == "04:30"
+    assert made.ends_at(later(made, 3600)) == "Friday 04:30"
+    assert made.ends_at(later(made, 2 * 3600)) == "04:30"
     made = limit("07:00", "10h")
     assert made.left_s(later(made, 3600)) == 7.5 * 3600
     assert made.left_s(later(made, 9 * 3600)) == -1800
-    assert made.ends_at(later(made, 3600)) == "07:00"
+    assert made.ends_at(later(made, 3600)) == "Friday 07:00"
+
+
+def test_a_limit_of_another_day_says_which() -> None:
+    begun = later(limit("22:30", None), 0)  # the minute that the clock shows is tomorrow's
+    assert limit("22:30", None).ends_at(begun) == "Friday 22:30"
+    assert limit(None, "144h").ends_at(begun) == "Wednesday 22:30"
+    assert limit(None, "168h").ends_at(begun) == "2026-11-19 22:30"
 
 
 def test_a_clock_that_is_set_moves_until_but_not_max_runtime() -> None:

@@ -159,6 +159,21 @@ def test_an_asset_that_was_done_at_the_third_attempt_has_three_more(
     assert entries(place / "out")["tone-002"].state is State.DONE
 
 
+def test_what_it_has_queued_is_not_sound_before_it_is_made_again(place: Path, disk: Disk) -> None:
+    (place / "out/tone-001.json").unlink()
+    first = disk.run(place, "verify", "out")
+    assert (first.code, "1 asset has damaged outputs" in first.err) == (3, True)
+    for _ in range(2):
+        second = disk.run(place, "verify", "out", "--json")
+        assert second.code == 3
+        body = json.loads(second.out)
+        assert (body["ok"], body["waiting"], body["unfinished"]) == (False, ["tone-001"], 0)
+    said = disk.run(place, "verify", "out")
+    assert "1 asset waits to be made again; run again for that." in said.err
+    assert disk.run(place, *NIGHT).code == 0
+    assert json.loads(disk.run(place, "verify", "out", "--json").out)["ok"] is True
+
+
 def test_it_can_only_look(place: Path, disk: Disk) -> None:
     flip(place / "out/tone-000.srt")
     for _ in range(2):
@@ -205,7 +220,7 @@ def test_an_unfinished_asset_is_the_next_runs_business(place: Path, disk: Disk) 
     flip(place / "out/tone-000.json")
     answer = disk.run(place, "verify", "out")
     assert answer.code == 0
-    assert "1 assets are not finished" in answer.err
+    assert "1 asset is not finished" in answer.err
     assert disk.run(place, *NIGHT).code == 0
     assert not torn(place / "out")
 
