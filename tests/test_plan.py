@@ -71,9 +71,12 @@ def action(
             options.overwrite
             or planned.redo
             or (options.retry_failed and not row.outputs)
-            or (row.state is State.FAILED and planned.action is Action.PROCESS)
+            or (
+                row.state is State.FAILED
+                and source == row.source
+                and planned.action is not Action.LEAVE_FAILED
+            )
         )
-        and source == row.source
     )
     return planned.action
 

@@ -1,4 +1,4 @@
-"""Files and streams that a command must not spoil or stumble over: its log, its output, its folder."""
+"""What a command must not spoil or stumble over: its log, its streams, its folders."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def in_shell(folder: Path, redirections: str, *arguments: object, **more: str) -
 
 def test_a_log_spoils_no_file_of_the_run(cli: Cli, night: Path) -> None:
     (night / "mine.toml").write_text('engine = "null"\n')
-    (night / "link.log").symlink_to("manifest.json")
+    (night / "link.log").hardlink_to(night / "manifest.json")
     logs = {
         "manifest.json": "is a file that the run needs",
         "link.log": "is a file that the run needs",
