@@ -480,7 +480,8 @@ class Journal:
                 # What was done once can be done: earlier attempts and deaths no longer count.
                 self._db.execute(
                     "UPDATE assets SET state = 'interrupted', error_kind = ?, error_text = ?,"
-                    " attempts = 0, deaths = 0 WHERE asset_id = ? AND state IN ('done', 'failed')",
+                    " attempts = 0, deaths = 0"
+                    " WHERE asset_id = ? AND state IN ('done', 'incomplete', 'failed')",
                     (ErrorKind.OUTPUT, text, asset_id),
                 )
             self._db.executemany(

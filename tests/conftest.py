@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +10,10 @@ from pathlib import Path
 import pytest
 import stub_nvml
 from program import SHARED, Answer, command, environment
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Two workers on two cores, each with a thread for every core, are in each other's way.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -308,8 +308,8 @@ time.sleep(60)
 '''
 with shielded():
     child = subprocess.Popen([sys.executable, "-c", CHILD, str(os.getpid()), sys.argv[1]])
-print(child.pid, flush=True)
 try:
+    print(child.pid, flush=True)
     child.wait()
 except KeyboardInterrupt:
     print("parent interrupted", flush=True)

@@ -75,9 +75,9 @@ def test_a_device_that_dies_half_way_costs_no_asset(stub_dir: Path, tmp_path: Pa
 
 
 def test_a_lost_device_can_be_made_a_failure(stub_dir: Path, tmp_path: Path) -> None:
-    write_manifest(tmp_path, 6)
-    faults = {"delay_ms": 50, "dies_after": {"cuda:1": 0}}
-    answer = night(tmp_path, stub_dir, 2, faults, "--max-restarts", "1", "--fail-on-degraded")
+    write_manifest(tmp_path, 16)
+    faults = {"delay_ms": 400, "cannot_load": ["cuda:1"]}
+    answer = night(tmp_path, stub_dir, 2, faults, "--fail-on-degraded")
     assert answer.code == 3, answer.err
     assert set(devices_of_done(tmp_path)) == {"cuda:0"}
     assert summary(tmp_path)["exit_code"] == 3
