@@ -170,7 +170,7 @@ def _same(planned: Planned) -> bool:
 def _danger(entry: JournalEntry | None) -> int:
     if entry is None or entry.state is State.DONE:
         return 0
-    return 2 * entry.deaths + (entry.error_kind in _COSTLY)
+    return 2 * entry.deaths + (entry.error_kind in _COSTLY or _often_killed(entry))
 
 
 def for_asset(decoding: DecodingOptions, asset: Asset) -> DecodingOptions:
@@ -223,7 +223,16 @@ def decide(draft: Planned, entry: JournalEntry | None, options: RunOptions, root
         return dataclasses.replace(draft, action=Action.LEAVE_FAILED)
     if entry.deaths >= options.max_attempts and not options.retry_failed:
         return dataclasses.replace(draft, action=Action.QUARANTINE)
-    return dataclasses.replace(draft, suspect=entry.deaths > 0)
+    return dataclasses.replace(draft, suspect=entry.deaths > 0 or _often_killed(entry))
+
+
+def _often_killed(entry: JournalEntry) -> bool:
+    """Whether the program was killed more than once while it was at this asset.
+
+    The kernel kills for lack of memory without a trace, and so does a power cut: nobody is set
+    aside for it, but what may end the night comes last, and alone.
+    """
+    return entry.state is State.INTERRUPTED and entry.attempts > 1
 
 
 def _admitted_alike(entry: JournalEntry, draft: Planned) -> bool:

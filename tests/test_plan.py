@@ -189,8 +189,12 @@ def test_old_outputs_that_are_gone_clear_no_suspect(tmp_path: Path) -> None:
     assert action(tmp_path, row) is Action.QUARANTINE
 
 
-def test_a_crash_makes_a_suspect_that_comes_last(tmp_path: Path) -> None:
-    row = entry(tmp_path, state=State.INTERRUPTED, outputs=(), deaths=1)
+@pytest.mark.parametrize("how", [{"deaths": 1}, {"attempts": 2}])
+def test_what_the_program_died_of_is_a_suspect_that_comes_last(
+    how: dict[str, int], tmp_path: Path
+) -> None:
+    """By a crash, or killed more than once, as for lack of memory."""
+    row = entry(tmp_path, state=State.INTERRUPTED, outputs=(), **how)
     others = [dataclasses.replace(ASSET, id=id_, position=n) for n, id_ in enumerate("bc", 1)]
     items = plan(
         [ASSET, *others],
