@@ -57,7 +57,7 @@ class Crew:
     Args:
         reserve: a device that is used only when every other one is out.
         max_restarts: deaths in a row, with nothing done between, after which a device is given up.
-            The last one in service is not: what cannot be done there is found out asset by asset.
+            The last one in service is only if it says itself that it fails, or has never done any.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Crew:
         self._generation: Counter[str] = Counter()
         self._loading_since_s: dict[str, float] = {}
         self._due_s: dict[str, float] = {}
-        self._ever_loaded = False
+        self._loaded_once: set[str] = set()
         self._worked: set[str] = set()
         self._strikes: Counter[str] = Counter()
         self._struck: defaultdict[str, set[str]] = defaultdict(set)
@@ -142,7 +142,7 @@ class Crew:
         if generation != self._generation[device]:
             return  # it has been begun anew since
         self._loading_since_s.pop(device, None)
-        self._ever_loaded = True
+        self._loaded_once.add(device)
         self._warn(warnings)
         self._balancer.resume(device)
 
@@ -150,11 +150,11 @@ class Crew:
         if generation != self._generation[device]:
             return
         self._loading_since_s.pop(device, None)
-        if isinstance(error, SetupError | UsageError) and not self._ever_loaded:
+        if isinstance(error, SetupError | UsageError) and not self._loaded_once:
             raise error  # no device could
         if self._eased(device, error):
             return
-        passing = isinstance(error, WorkerDied) or self._ever_loaded
+        passing = isinstance(error, WorkerDied) or device in self._loaded_once
         self._strikes[device] += 1
         tries = self._strikes[device]
         if not passing or tries >= self._max_restarts:
@@ -267,7 +267,7 @@ class Crew:
         self._loading_since_s.pop(device, None)
         self._due_s.pop(device, None)
         self.tell()
-        if not self.in_service() and not self._ever_loaded:
+        if not self.in_service() and not self._loaded_once:
             raise SetupError(
                 f"No device can run the models: {'; '.join(self._result.devices_out.values())}"
             )
