@@ -204,3 +204,12 @@ def test_a_library_that_wants_to_end_the_program_fails_its_asset(
     answer = night(tmp_path, stub_dir, 1, {"leave": [1]})
     assert answer.code == 3, answer.err
     assert "Unexpected SystemExit" in answer.err
+
+
+def test_models_that_never_load_are_given_up(stub_dir: Path, tmp_path: Path) -> None:
+    write_manifest(tmp_path, 2)
+    faults = {"hang_loading": ["cuda:0"]}
+    limits = ("--stall-timeout", "3s", "--max-restarts", "1")
+    answer = night(tmp_path, stub_dir, 1, faults, *limits)
+    assert answer.code == 5, answer.err
+    assert "has not loaded its models within 3 s" in answer.err
