@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -265,3 +266,27 @@ def test_ctrl_c_reaches_the_parent_alone(tmp_path: Path) -> None:
     assert process.returncode == 130, said
     assert "died" not in said
     assert State.RUNNING not in states(tmp_path)
+
+
+@posix
+def test_a_process_can_begin_though_the_current_folder_is_gone(tmp_path: Path) -> None:
+    write_manifest(tmp_path, 4)
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    script = (
+        "import os, sys; sys.path[:] = filter(None, sys.path); from audio_batch.cli import run_app;"
+        "os.rmdir(os.getcwd());"
+        "sys.exit(run_app(sys.argv[1:]))"
+    )
+    night = ("run", tmp_path / "manifest.json", "--engine", "faulty", "-o", tmp_path / "out")
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, night), "--isolation", "process", "--no-diarize"],
+        cwd=gone,
+        env=variables(tmp_path, {}),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert states(tmp_path) == {State.DONE: 4}
