@@ -7,9 +7,9 @@ from pathlib import Path
 
 from audio_batch.errors import SetupError
 
-SCHEMA_VERSION = 3
-"""2 added the stages and `assets.missing`, 3 `assets.suspicions` and `assets.redone`; an older
-journal is brought up to the newest."""
+SCHEMA_VERSION = 4
+"""2 added the stages and `assets.missing`, 3 `assets.suspicions` and `assets.redone`, 4 the parts
+and the index of running attempts; an older journal is brought up to the newest."""
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -69,6 +69,24 @@ CREATE TABLE stages (
 ) WITHOUT ROWID
 """
 
+_PARTS = """
+CREATE TABLE parts (                 -- the words of parts of an asset, until those of all are there
+  asset_id TEXT NOT NULL,
+  part TEXT NOT NULL,                -- 2of8
+  source TEXT NOT NULL,              -- as in `stages`
+  fingerprint TEXT NOT NULL,
+  path TEXT NOT NULL, size_bytes INTEGER NOT NULL, sha256 TEXT NOT NULL,
+  device TEXT NOT NULL,
+  seconds REAL NOT NULL,
+  finished_at REAL NOT NULL,
+  PRIMARY KEY (asset_id, part)
+) WITHOUT ROWID
+"""
+
+
+# Without it the end of an attempt reads every attempt that was ever made.
+_RUNNING = "CREATE INDEX attempts_running ON attempts (asset_id) WHERE state = 'running'"
+
 
 def version_of(db: sqlite3.Connection) -> int:
     """The file's schema version; 0 for an empty file.
@@ -110,7 +128,10 @@ def bring_up(db: sqlite3.Connection, version: int) -> None:
         db.execute("ALTER TABLE assets ADD COLUMN missing TEXT NOT NULL DEFAULT '[]'")
     if version < 2:
         db.execute(_STAGES)
+    if version < 4:
+        db.execute(_PARTS)
     if version in (1, 2):
         db.execute("ALTER TABLE assets ADD COLUMN suspicions TEXT NOT NULL DEFAULT '[]'")
         db.execute("ALTER TABLE assets ADD COLUMN redone INTEGER NOT NULL DEFAULT 0")
+    db.execute(_RUNNING)
     db.execute("UPDATE meta SET value = ? WHERE key = 'schema_version'", (str(SCHEMA_VERSION),))

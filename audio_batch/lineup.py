@@ -30,7 +30,8 @@ def find_model(
     """The model that the settings name, fetched if need be; see `models.find`."""
     name = settings.model or DEFAULT_MODEL
     if settings.engine not in (None, DEFAULT_ENGINE):
-        return models.null_model(settings.model or settings.engine)
+        name = settings.model or settings.engine
+        return models.null_model(name) if settings.engine == "null" else models.named_only(name)
     return models.find(name, model_dir=settings.model_dir, offline=bool(settings.offline), say=say)
 
 

@@ -90,16 +90,21 @@ def demo_path() -> Path:
     return Path(str(resources.files("audio_batch") / "demo" / "whisper"))
 
 
+def named_only(name: str) -> ModelReference:
+    """What another distribution's engine gets: the name as it was written."""
+    return ModelReference(name=name, path=Path(), identity="null")
+
+
 def null_model(name: str) -> ModelReference:
     """What the null engine gets: nothing on disk.
 
     Raises:
-        UsageError: the delay is no number.
+        UsageError: what an asset is to cost cannot be understood.
     """
-    _, _, milliseconds = name.partition(":")
-    if milliseconds and not milliseconds.isdecimal():
-        raise UsageError(f"{name!r} is no model of the null engine; use null or null:50.")
-    return ModelReference(name=name, path=Path(), identity="null")
+    from audio_batch.engines.null import NullCosts
+
+    NullCosts.parse(name)
+    return named_only(name)
 
 
 def find(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -289,9 +290,14 @@ def test_a_redo_counts_when_its_words_stand_or_it_is_given_up(path: Path) -> Non
     assert (entry.outputs, entry.error_text, entry.notes) == ((OUTPUT,), None, ("clipped",))
 
 
+_BEFORE_3 = (
+    "ALTER TABLE assets DROP COLUMN suspicions",
+    "ALTER TABLE assets DROP COLUMN redone",
+)
 OLDER = {
-    1: ("DROP TABLE stages", "ALTER TABLE assets DROP COLUMN missing"),
-    2: (),
+    1: ("DROP TABLE stages", "ALTER TABLE assets DROP COLUMN missing", *_BEFORE_3),
+    2: _BEFORE_3,
+    3: (),
 }
 
 
@@ -306,8 +312,8 @@ def test_an_older_journal_is_read_as_it_is_and_brought_up_by_a_run(
     with sqlite3.connect(path) as db:
         for statement in OLDER[version]:
             db.execute(statement)
-        db.execute("ALTER TABLE assets DROP COLUMN suspicions")
-        db.execute("ALTER TABLE assets DROP COLUMN redone")
+        db.execute("DROP INDEX attempts_running")
+        db.execute("DROP TABLE parts")
         db.execute("UPDATE meta SET value = ? WHERE key = 'schema_version'", (str(version),))
     before = path.read_bytes()
     assert only(Journal(path, read_only=True)) == (State.DONE, (), 0)
@@ -318,3 +324,114 @@ def test_an_older_journal_is_read_as_it_is_and_brought_up_by_a_run(
     journal.finish(done(suspicions=DOUBTS, stages=HEARD), redo=True)
     assert only(Journal(path, read_only=True)) == (State.DONE, DOUBTS, 1)
     assert journal.stage_counts() == {"transcribe": 1}
+
+
+def test_the_end_of_an_attempt_does_not_read_all_attempts(path: Path) -> None:
+    opened(path).close()
+    with sqlite3.connect(path) as db:
+        steps = db.execute(
+            "EXPLAIN QUERY PLAN UPDATE attempts SET state = 'done'"
+            " WHERE asset_id = 'a' AND state = 'running'"
+        ).fetchall()
+    assert "USING INDEX attempts_running" in steps[0][3]
+
+
+def states(path: Path) -> dict[str, State]:
+    journal = Journal(path, read_only=True)
+    try:
+        return {entry.asset_id: entry.state for entry in journal.entries()}
+    finally:
+        journal.close()
+
+
+GROUPED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[2])
+from pathlib import Path
+from test_journal import HEARD, done, opened, start
+
+journal = opened(Path(sys.argv[1]))
+with journal.grouped():
+    start(journal, "a")
+    journal.finish_stage(HEARD[0])
+    journal.finish(done("a", stages=HEARD))
+    start(journal, "b")
+with journal.grouped():
+    journal.finish(done("b"))
+    start(journal, "c")
+    journal.quarantine("a", "killed")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_of_a_group_all_is_there_or_nothing(path: Path) -> None:
+    arguments = [sys.executable, "-c", GROUPED, str(path), str(Path(__file__).parent)]
+    killed = subprocess.run(arguments, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert states(path) == {"a": State.DONE, "b": State.RUNNING}
+    assert Journal(path).stage_counts() == {"transcribe": 1}
+
+
+def test_a_group_is_seen_by_others_when_it_has_ended(path: Path) -> None:
+    journal = opened(path)
+    with journal.grouped():
+        assert [start(journal), start(journal)] == [1, 2]
+        journal.finish(done())
+        assert states(path) == {}
+    assert states(path) == {"a": State.DONE}
+
+
+def test_a_write_that_fails_takes_its_group_back(path: Path) -> None:
+    journal = opened(path)
+    start(journal, "before")
+    with pytest.raises(SetupError, match="cannot be used") as caught, journal.grouped():
+        start(journal, "a")
+        with pytest.raises(SetupError):
+            journal.finish(done("a", speech_s=object()))  # what SQLite cannot hold
+        start(journal, "b")
+    assert caught.value.remedy
+    assert states(path) == {"before": State.RUNNING}
+    start(journal, "after")
+    assert states(path).keys() == {"before", "after"}
+
+
+def test_what_was_written_before_another_error_is_kept(path: Path) -> None:
+    journal = opened(path)
+    with pytest.raises(KeyError, match="theirs"), journal.grouped():
+        start(journal)
+        journal.finish(done())
+        raise KeyError("theirs")
+    assert states(path) == {"a": State.DONE}
+    start(journal, "b")
+    assert states(path)["b"] is State.RUNNING
+
+
+def test_a_group_that_cannot_be_committed_is_gone(path: Path) -> None:
+    """A reader in the middle of its work keeps a writer from committing."""
+    journal = opened(path)
+    start(journal, "before")
+    journal._db.execute("PRAGMA busy_timeout=50")
+    reader = sqlite3.connect(path)
+    with pytest.raises(SetupError, match="locked"), journal.grouped():
+        start(journal)
+        rows = reader.execute("SELECT * FROM assets UNION ALL SELECT * FROM assets")
+        rows.fetchone()
+    rows.close()
+    reader.close()
+    assert states(path) == {"before": State.RUNNING}
+    start(journal, "after")
+    assert states(path).keys() == {"before", "after"}
+
+
+def test_groups_do_not_nest_and_an_empty_one_writes_nothing(path: Path) -> None:
+    journal = opened(path)
+    with pytest.raises(ValueError, match="another"), journal.grouped():
+        start(journal)
+        with journal.grouped():
+            pass
+    assert states(path) == {"a": State.RUNNING}
+    before = path.stat().st_mtime_ns
+    with journal.grouped():
+        assert not journal._db.in_transaction
+    assert path.stat().st_mtime_ns == before
