@@ -14,15 +14,9 @@ import pytest
 from program import environment
 
 from audio_batch.errors import SetupError
+from audio_batch.kept_file import MAX_AGE_S, MAX_ENTRIES, cache_folder
 from audio_batch.ladder import Rung
-from audio_batch.remembered import (
-    MAX_AGE_S,
-    MAX_ENTRIES,
-    Experience,
-    Key,
-    Remembered,
-    cache_folder,
-)
+from audio_batch.remembered import Experience, Key, Remembered
 
 GPU = "GPU-00000000-1111-4222-8333-000000000000"
 KEY = Key(GPU, "abc", "auto", True)

@@ -213,6 +213,27 @@ class Balancer:
         with self._changed:
             return self._try(exclude, need_bytes)
 
+    def lease_on(self, device_id: str) -> Lease | None:
+        """Take a free slot of that very device, or None where it has none or takes no tasks.
+
+        Raises:
+            KeyError: no such device.
+        """
+        with self._changed:
+            bay = self._bays[device_id]
+            if bay.out_reason is not None or bay.held or len(bay.leases) >= bay.maximum:
+                return None
+            return self._grant(bay, 0)
+
+    def look(self) -> None:
+        """Take out the devices that the driver no longer reports.
+
+        Raises:
+            SetupError: no device is left.
+        """
+        with self._changed:
+            self._find_lost()
+
     def take_out(self, device_id: str, reason: str) -> None:
         """Give that device no more tasks; those that run there keep their leases.
 
@@ -283,16 +304,11 @@ class Balancer:
         self, exclude: frozenset[str], need_bytes: int | Callable[[Device], int]
     ) -> Lease | None:
         states = []
-        in_service = False
+        self._find_lost()
         for bay in self._bays.values():
+            if bay.out_reason is not None or bay.held or bay.device.id in exclude:
+                continue
             reading = self._readings.read(bay.device)
-            if reading.lost:
-                self.take_out(bay.device.id, "the driver no longer reports it")
-            if bay.out_reason is not None:
-                continue
-            in_service = True
-            if bay.held or bay.device.id in exclude:
-                continue
             free, reserved = reading.free_bytes, bay.reserved_bytes(reading)
             need = need_bytes if isinstance(need_bytes, int) else need_bytes(bay.device)
             states.append(
@@ -305,8 +321,6 @@ class Balancer:
                     need_bytes=need,
                 )
             )
-        if not in_service:
-            raise self._nothing_left()
         if not states:
             return None
         chosen = self._policy(fitting(states))
@@ -314,6 +328,13 @@ class Balancer:
             return None
         needed = next(state.need_bytes for state in states if state.id == chosen)
         return self._grant(self._bays[chosen], max(0, needed))
+
+    def _find_lost(self) -> None:
+        for bay in self._bays.values():
+            if bay.out_reason is None and self._readings.read(bay.device).lost:
+                self.take_out(bay.device.id, "the driver no longer reports it")
+        if all(bay.out_reason is not None for bay in self._bays.values()):
+            raise self._nothing_left()
 
     def _grant(self, bay: _Bay, need_bytes: int) -> Lease:
         slot = next(slot for slot in range(bay.maximum) if slot not in bay.leases)

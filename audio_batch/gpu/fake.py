@@ -20,6 +20,7 @@ def fake_gpu(
     free_bytes: int | None = 24 * _GIB,
     utilization_pct: float | None = 0.0,
     compute_capability: tuple[int, int] | None = (8, 6),
+    peak_core_hz: float | None = None,
 ) -> GpuSnapshot:
     """Make up a GPU whose UUID and bus address follow from its index."""
     return GpuSnapshot(
@@ -32,6 +33,7 @@ def fake_gpu(
         utilization_pct=utilization_pct,
         taken_at_s=time.monotonic(),
         compute_capability=compute_capability,
+        peak_core_hz=peak_core_hz,
     )
 
 

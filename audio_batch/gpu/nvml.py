@@ -114,6 +114,29 @@ class NvmlProbe:
             raise ProbeError(f"NVML: {'; '.join(gone)}")
         return tuple(found)
 
+    def process_counts(self) -> dict[str, int]:
+        """How many processes compute on each GPU, ours too, by UUID.
+
+        A GPU that does not say is left out (as in MIG mode, where administrators alone are told).
+
+        Raises:
+            ProbeError: the library fails.
+        """
+        nvml = self._nvml
+        found: dict[str, int] = {}
+        try:
+            for index in range(nvml.nvmlDeviceGetCount()):
+                try:
+                    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+                    processes = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+                    found[_text(nvml.nvmlDeviceGetUUID(handle))] = len(processes)
+                except nvml.NVMLError as error:
+                    if error.value in _SOURCE_DEAD:
+                        raise
+        except nvml.NVMLError as error:
+            raise ProbeError(f"NVML: {error}") from error
+        return found
+
     def close(self) -> None:
         if self._open:
             self._open = False
@@ -154,6 +177,9 @@ class NvmlProbe:
         uuid = _text(nvml.nvmlDeviceGetUUID(handle))
         name = self._metric(nvml.nvmlDeviceGetName, handle)
         memory = self._metric(nvml.nvmlDeviceGetMemoryInfo, handle)
+        # An instance of a MIG says nothing of the two; nor do drivers before the 510 series.
+        cores = self._metric(nvml.nvmlDeviceGetNumGpuCores, handle)
+        clock_mhz = self._metric(self._max_clock_mhz, handle)
         return GpuSnapshot(
             uuid=uuid,
             index=index,
@@ -164,7 +190,11 @@ class NvmlProbe:
             utilization_pct=busy_pct,
             taken_at_s=time.monotonic(),
             compute_capability=capability,
+            peak_core_hz=cores * clock_mhz * 1e6 if cores and clock_mhz else None,
         )
+
+    def _max_clock_mhz(self, handle: object) -> int:
+        return int(self._nvml.nvmlDeviceGetMaxClockInfo(handle, self._nvml.NVML_CLOCK_SM))
 
     def _metric(self, call: Callable[[Any], Any], handle: object) -> Any:
         try:

@@ -91,7 +91,10 @@ def _free(states: Sequence[DeviceState]) -> list[DeviceState]:
     return [state for state in states if not state.out and state.active < state.maximum]
 
 
+EARLIEST_FINISH = "earliest-finish"
+"""The policy that decides asset and device together; see `audio_batch.schedule`."""
+
 POLICIES: Mapping[str, Policy] = MappingProxyType(
     {"least-loaded": choose, "first-come": first_come}
 )
-"""The policies by the name that `--policy` takes."""
+"""The policies that decide the device alone, by the name that `--policy` takes."""

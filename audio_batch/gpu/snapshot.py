@@ -28,6 +28,9 @@ class GpuSnapshot:
         utilization_pct: 0 to 100, None where it is not reported (MIG, some consumer cards).
         taken_at_s: `time.monotonic()` of the reading.
         compute_capability: such as (8, 6), None where it is not reported.
+        peak_core_hz: CUDA cores times their highest clock, None where it is not reported. Says how
+            fast a GPU may be against another until that is measured, and no more than that: cores
+            of one generation do more in a cycle than another's.
     """
 
     uuid: str
@@ -39,6 +42,7 @@ class GpuSnapshot:
     utilization_pct: float | None
     taken_at_s: float
     compute_capability: tuple[int, int] | None
+    peak_core_hz: float | None = None
 
 
 class Probe(Protocol):

@@ -3,6 +3,7 @@
 gpu_driver.py nvml N     N readings of NvmlProbe, or the error that ended them
 gpu_driver.py chain N    N readings of the whole chain: source, GPUs, log
 gpu_driver.py codes      how NvmlProbe takes every error code that pynvml knows
+gpu_driver.py processes  how many processes compute on each GPU
 gpu_driver.py balance N  N leases on every GPU, the status line after each, log
 """
 
@@ -81,6 +82,14 @@ def codes() -> dict[str, Any]:
     return {"taken": taken}
 
 
+def processes() -> dict[str, Any]:
+    probe = NvmlProbe()
+    try:
+        return {"counts": probe.process_counts()}
+    except ProbeError as error:
+        return {"error": str(error)}
+
+
 def balance(count: int) -> dict[str, Any]:
     with Sampler(interval_s=0.02) as sampler:
         devices = resolve_devices("auto", sampler.latest(), environ=os.environ)
@@ -111,6 +120,7 @@ if __name__ == "__main__":
         "nvml": nvml,
         "chain": chain,
         "codes": codes,
+        "processes": processes,
         "balance": balance,
     }
     answer = modes[mode](*map(int, rest))

@@ -4,8 +4,9 @@
  * reading), so that a test may change the machine while it runs. Its lines (tab-separated):
  *   init_error  fail_after  fail_code
  *   uuid bus_id name total free util major minor handle_err memory_err util_err lost_after mig
+ *   cores clock_mhz processes
  * `fail_after` readings the library answers `fail_code`; `lost_after` readings that GPU is lost;
- * -1 is never. `mig` is "off" (not supported), "none" (mode on, no instance) or UUIDs by comma.
+ * -1 is never; `cores`, `clock_mhz` or `processes` below 0 are not supported. `mig` is "off" (not supported), "none" (mode on, no instance) or UUIDs by comma.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,10 +19,16 @@ typedef struct {
     char uuid[96], bus_id[32], name[96], mig[MAX_MIG * 64];
     unsigned long long total, free;
     int util, major, minor, handle_err, memory_err, util_err, lost_after;
+    int cores, clock, processes;
 } gpu_t;
 
 typedef struct { unsigned long long total, free, used; } memory_t;
 typedef struct { unsigned int gpu, memory; } utilization_t;
+typedef struct {
+    unsigned int pid;
+    unsigned long long used_bytes;
+    unsigned int gpu_instance, compute_instance;
+} process_t;
 typedef struct {
     char legacy[16];
     unsigned int domain, bus, device, pci_device, pci_subsystem;
@@ -42,10 +49,12 @@ static int load(void) {
     while (gpu_count < MAX_GPUS && fgets(line, sizeof line, file)) {
         gpu_t *g = &gpus[gpu_count];
         int got = sscanf(line,
-            "%95[^\t]\t%31[^\t]\t%95[^\t]\t%llu\t%llu\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%511[^\n]",
+            "%95[^\t]\t%31[^\t]\t%95[^\t]\t%llu\t%llu\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%511[^\t]"
+            "\t%d\t%d\t%d",
             g->uuid, g->bus_id, g->name, &g->total, &g->free, &g->util, &g->major, &g->minor,
-            &g->handle_err, &g->memory_err, &g->util_err, &g->lost_after, g->mig);
-        if (got == 13) gpu_count++;
+            &g->handle_err, &g->memory_err, &g->util_err, &g->lost_after, g->mig,
+            &g->cores, &g->clock, &g->processes);
+        if (got == 16) gpu_count++;
     }
     fclose(file);
     return 1;
@@ -162,4 +171,29 @@ int nvmlDeviceGetMigDeviceHandleByIndex(void *handle, unsigned int index, void *
     char uuid[96];
     *instance_handle = (void *)((size_t)handle + index + 1);
     return mig_uuid(board(handle), (int)index, uuid, sizeof uuid);
+}
+
+int nvmlDeviceGetNumGpuCores(void *handle, unsigned int *count) {
+    if (instance(handle) >= 0 || board(handle)->cores < 0) return 3;
+    *count = (unsigned int)board(handle)->cores;
+    return 0;
+}
+
+int nvmlDeviceGetMaxClockInfo(void *handle, int type, unsigned int *clock_mhz) {
+    if (type != 1 || instance(handle) >= 0 || board(handle)->clock < 0) return 3;
+    *clock_mhz = (unsigned int)board(handle)->clock;
+    return 0;
+}
+
+int nvmlDeviceGetComputeRunningProcesses_v3(void *handle, unsigned int *count, process_t *found) {
+    int running = board(handle)->processes;
+    if (running < 0) return 3;
+    if (*count < (unsigned int)running) {
+        *count = (unsigned int)running;
+        return 7;
+    }
+    *count = (unsigned int)running;
+    for (int i = 0; i < running; i++)
+        found[i] = (process_t){100u + (unsigned int)i, 1u << 30, -1u, -1u};
+    return 0;
 }

@@ -26,7 +26,10 @@ GIB = 1024**3
 
 @dataclass(frozen=True)
 class StubGpu:
-    """One GPU; an error is an NVML return code (0: none), `lost_after` counts readings."""
+    """One GPU; an error is an NVML return code (0: none), `lost_after` counts readings.
+
+    `cores`, `clock_mhz` and `processes` below 0 are not supported.
+    """
 
     uuid: str
     bus_id: str
@@ -40,6 +43,9 @@ class StubGpu:
     utilization_error: int = 0
     lost_after: int = -1
     mig: tuple[str, ...] | None = None
+    cores: int = 10496
+    clock_mhz: int = 2100
+    processes: int = 0
 
     @property
     def bare_uuid(self) -> str:
@@ -81,7 +87,7 @@ def write_spec(
         identity = (g.uuid, g.bus_id, g.name, g.total_bytes, g.free_bytes, g.utilization_pct)
         errors = (g.handle_error, g.memory_error, g.utilization_error, g.lost_after)
         mig = "off" if g.mig is None else ",".join(g.mig) or "none"
-        rows.append((*identity, *g.capability, *errors, mig))
+        rows.append((*identity, *g.capability, *errors, mig, g.cores, g.clock_mhz, g.processes))
     # Replaced whole: the stub may read at any moment.
     whole = path.with_suffix(".new")
     whole.write_text("".join("\t".join(map(str, row)) + "\n" for row in rows))

@@ -149,4 +149,8 @@ def test_nvml_and_nvidia_smi_say_the_same_of_one_machine(
     assert (by_nvml["source"], by_smi["source"]) == ("nvml", "nvidia-smi")
     for found in by_nvml["gpus"] + by_smi["gpus"]:
         del found["taken_at_s"]
+    for found in by_nvml["gpus"]:
+        assert found.pop("peak_core_hz") > 0
+    for found in by_smi["gpus"]:  # it does not say how many cores there are
+        assert found.pop("peak_core_hz") is None
     assert by_nvml["gpus"] == by_smi["gpus"]

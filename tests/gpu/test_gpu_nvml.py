@@ -18,6 +18,7 @@ UNEQUAL = [
         total_bytes=6 * GIB,
         free_bytes=5 * GIB,
         capability=(7, 5),
+        cores=1408,
     ),
     gpu(1, utilization_pct=45),
 ]
@@ -47,6 +48,7 @@ def test_reports_each_of_unequal_gpus_as_it_is(stub_dir: Path, drive: Drive) -> 
         "free_bytes": 5 * GIB,
         "utilization_pct": 0.0,
         "compute_capability": [7, 5],
+        "peak_core_hz": 1408 * 2100 * 1e6,
     }
     assert second["compute_capability"] == [8, 6]
     assert taken_at_s >= answer["readings"][0][0]["taken_at_s"]
@@ -59,6 +61,23 @@ def test_a_metric_that_is_not_supported_is_none(stub_dir: Path, drive: Drive) ->
     assert first["free_bytes"] == 20 * GIB
     assert (second["total_bytes"], second["free_bytes"]) == (None, None)
     assert second["utilization_pct"] == 7.0
+
+
+@pytest.mark.parametrize("unsaid", [{"cores": -1}, {"clock_mhz": -1}, {"cores": 0}])
+def test_how_fast_a_gpu_may_be_is_not_made_up(
+    stub_dir: Path, drive: Drive, unsaid: dict[str, int]
+) -> None:
+    gpus = [gpu(0, **unsaid), gpu(1), gpu(2, mig=MIG)]
+    (reading,) = drive(environment(stub_dir, gpus), "nvml", 1)["readings"]
+    assert [found["peak_core_hz"] for found in reading] == [None, 10496 * 2100e6, None, None]
+
+
+def test_who_computes_on_a_gpu_is_counted(stub_dir: Path, drive: Drive) -> None:
+    gpus = [gpu(0, processes=3), gpu(1, processes=-1), gpu(2, lost_after=0), gpu(3)]
+    answer = drive(environment(stub_dir, gpus), "processes")
+    assert answer["counts"] == {gpus[0].uuid: 3, gpus[3].uuid: 0}
+    answer = drive(environment(stub_dir, gpus, fail_after=0, fail_code=18), "processes")
+    assert answer["error"] == "NVML: RM has detected an NVML/RM version mismatch."
 
 
 def test_a_lost_gpu_drops_out_and_the_others_stay(stub_dir: Path, drive: Drive) -> None:
