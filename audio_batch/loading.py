@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from audio_batch.cpu_gate import CpuGate
 from audio_batch.engines import LoadRequest, Recognizer, open_engine
 from audio_batch.engines.base import Aligner, Diarizer
 from audio_batch.errors import AudioBatchError, DeviceError, SetupError, UsageError
@@ -28,8 +29,9 @@ _Model = TypeVar("_Model")
 class Place:
     """Where models are loaded: plain values, ready to cross a process border.
 
-    `slots` threads share them there. `free_bytes` is the device's free memory, None where nobody
-    says. `cpu_threads` per slot, `batch_size` in windows; None where the engine is to choose.
+    `slots` assets work there at once, up to `ahead` more are read ahead. `free_bytes` is the
+    device's free memory, None where nobody says. `cpu_threads` of one batch, `batch_size` in
+    windows; None where the engine is to choose.
     """
 
     device: Device
@@ -38,6 +40,7 @@ class Place:
     cpu_threads: int | None
     compute_type: str
     batch_size: int | None
+    ahead: int = 0
 
 
 @dataclass(slots=True)
@@ -45,12 +48,14 @@ class LoadedModels:
     """See `pipeline.Models`. A model is loaded once; who asks meanwhile waits.
 
     What cannot be had anywhere is not asked for again: a dead network is not tried once an asset.
-    `place_of` tells where to load what belongs to a device.
+    `place_of` tells where to load what belongs to a device. `cpu` bounds what this process does on
+    its cores beside the models.
     """
 
     options: RunOptions
     lineup: Lineup
     place_of: Callable[[str], Place]
+    cpu: CpuGate = field(default_factory=CpuGate)
     _loaded: dict[tuple[str, ...], Any] = field(default_factory=dict)
     _locks: dict[tuple[str, ...], threading.Lock] = field(default_factory=dict)
     _guard: threading.Lock = field(default_factory=threading.Lock)
@@ -122,6 +127,7 @@ class LoadedModels:
                 batch_size=place.batch_size,
                 cpu_threads=place.cpu_threads,
                 free_bytes=self._room(place, 1.0 - _SHARE_OF_VOICES),
+                cpu=self.cpu,
             )
         )
         _tell("recognizer", self.lineup.model.name, device_id, recognizer.description)

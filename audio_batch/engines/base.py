@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from audio_batch.cpu_gate import CpuGate
 from audio_batch.gpu.devices import Device
 from audio_batch.models import ModelReference
 from audio_batch.options import DecodingOptions, SpeakerLimits
@@ -23,10 +24,11 @@ StepProgress = Callable[[str, float], None]
 
 @dataclass(frozen=True, slots=True)
 class LoadRequest:
-    """One model on one device, to be shared by `slots` threads.
+    """One model on one device, to be shared by `slots` threads; by more where assets share batches.
 
     `free_bytes` is the device's free memory, where it is known. `batch_size` in windows of 30 s
-    and `cpu_threads` per slot are None where the engine is to choose.
+    and `cpu_threads` of one computation are None where the engine is to choose. `cpu` bounds what
+    else is done on the process's cores.
     """
 
     model: ModelReference
@@ -36,6 +38,7 @@ class LoadRequest:
     batch_size: int | None = None
     cpu_threads: int | None = None
     free_bytes: int | None = None
+    cpu: CpuGate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,12 @@ class Recognition:
 
 
 class Recognizer(Protocol):
-    """A loaded model. Its threads share it; every method may be called from any of them."""
+    """A loaded model. Its threads share it; every method may be called from any of them.
+
+    One whose assets fill batches together has, besides, `batches_across_files = True` and the
+    method `shares_batches(options) -> bool`: with such options any number of assets may be in
+    `transcribe`. Of the others a device takes as many at once as it has slots.
+    """
 
     description: dict[str, Any]
     """What was resolved (compute type, batch size, mode): for the log and the provenance."""

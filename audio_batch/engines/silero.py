@@ -9,12 +9,14 @@ same, sample for sample, and what is held beside the samples is one block (about
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from audio_batch.cpu_gate import CpuGate
 
 SAMPLE_RATE_HZ = 16_000
 _WINDOW = 512
@@ -31,24 +33,42 @@ Span = dict[str, int]
 """`start` and `end` in samples, as faster-whisper has them."""
 
 
-def speech_spans(samples: NDArray[np.float32], parameters: Mapping[str, Any]) -> list[Span]:
+def speech_spans(
+    samples: NDArray[np.float32],
+    parameters: Mapping[str, Any],
+    cpu: CpuGate | None = None,
+    alive: Callable[[], None] | None = None,
+) -> list[Span]:
     """The spans of speech in `samples` (float32, mono, 16 kHz, shape (n,)), in order.
 
     Args:
         parameters: fields of `faster_whisper.vad.VadOptions`; the others keep their defaults.
+        cpu, alive: see `probabilities`.
     """
     from faster_whisper.vad import VadOptions
 
     options = VadOptions(**parameters)
-    found = _spans(probabilities(samples), len(samples), options)
+    found = _spans(probabilities(samples, cpu, alive), len(samples), options)
     _pad(found, len(samples), SAMPLE_RATE_HZ * options.speech_pad_ms / 1000)
     return found
 
 
-def probabilities(samples: NDArray[np.float32]) -> Iterator[float]:
-    """How likely each window of 512 samples is speech, in order; silence fills the last one up."""
+def probabilities(
+    samples: NDArray[np.float32],
+    cpu: CpuGate | None = None,
+    alive: Callable[[], None] | None = None,
+) -> Iterator[float]:
+    """How likely each window of 512 samples is speech, in order; silence fills the last one up.
+
+    The network is one for all threads, each of which runs it on a core of its own.
+
+    Args:
+        cpu: what bounds how many do; entered for a block at a time (half a second of work).
+        alive: called after each block; may raise to give up.
+    """
     from faster_whisper.vad import get_vad_model
 
+    gate = cpu or CpuGate()
     session = get_vad_model().session
     hidden, cell = np.zeros(_MEMORY, np.float32), np.zeros(_MEMORY, np.float32)
     before = np.zeros(_CONTEXT, np.float32)
@@ -62,10 +82,13 @@ def probabilities(samples: NDArray[np.float32]) -> Iterator[float]:
             heard[-_CONTEXT:] = 0.0  # as faster-whisper does, in passing
         windows = heard.reshape(-1, _WINDOW)
         contexts = np.concatenate([before[None], windows[:-1, -_CONTEXT:]])
-        answer, hidden, cell = session.run(
-            None, {"input": np.concatenate([contexts, windows], 1), "h": hidden, "c": cell}
-        )
+        with gate:
+            answer, hidden, cell = session.run(
+                None, {"input": np.concatenate([contexts, windows], 1), "h": hidden, "c": cell}
+            )
         before = windows[-1, -_CONTEXT:]
+        if alive is not None:
+            alive()
         yield from answer.ravel().tolist()
 
 

@@ -2,32 +2,42 @@
 
 The library's own `transcribe` holds the features of a whole recording. Here the same steps are
 taken one batch or window at a time: what is held grows with a recording by its samples alone.
+Batches are filled with windows of all recordings that are heard at the time; see `batcher`.
 """
 
 from __future__ import annotations
 
-import logging
-import threading
-from collections.abc import Iterator, Sequence
+import os
+import weakref
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from audio_batch.cpu_gate import CpuGate
 from audio_batch.engines.base import LoadRequest, Progress, Recognition, Recognizer
-from audio_batch.engines.cuda import default_batch_size, preload_libraries, resolve_compute_type
+from audio_batch.engines.batcher import PATIENCE_AT_FIRST_S, Batcher, Stream
+from audio_batch.engines.cuda import (
+    default_batch_size,
+    default_lanes,
+    preload_libraries,
+    resolve_compute_type,
+)
 from audio_batch.engines.failures import device_error, first_line, is_out_of_memory
-from audio_batch.engines.silero import SAMPLE_RATE_HZ, speech_spans
+from audio_batch.engines.heap import keep_freed_memory
+from audio_batch.engines.silero import SAMPLE_RATE_HZ, Span, speech_spans
 from audio_batch.engines.whisper_arguments import (
     WINDOW_S,
-    batched_arguments,
     sequential_arguments,
     shared_arguments,
     vad_parameters,
 )
+from audio_batch.engines.whisper_batches import Heard, Window, WindowDecoder
 from audio_batch.engines.whisper_features import log_mel
 from audio_batch.engines.whisper_segments import collect
 from audio_batch.engines.whisper_speech import Speech, grid, windows
+from audio_batch.engines.whisper_stream import BatchSize, Told, WindowStream
 from audio_batch.errors import AssetError, AudioBatchError, DeviceError, ErrorKind, SetupError
 from audio_batch.models import ModelReference
 from audio_batch.options import DecodingOptions
@@ -38,8 +48,6 @@ MIN_SAMPLES = 400
 WHOLE_S = 600.0
 """Seconds of speech up to which the sequential mode has all features at once (0.5 GB on the way);
 those of more are computed window by window."""
-
-_log = logging.getLogger("audio_batch.transcription")
 
 
 class FasterWhisperEngine:
@@ -60,6 +68,8 @@ class FasterWhisperEngine:
 
         device = request.device
         index = device.cuda_index or 0
+        if device.kind == "cpu":
+            keep_freed_memory()
         if device.kind == "cuda":
             preload_libraries()
             try:
@@ -79,16 +89,19 @@ class FasterWhisperEngine:
             compute_type, warnings = resolve_compute_type(
                 request.compute_type, supported, device, request.free_bytes
             )
+            cpu = request.cpu or CpuGate()
+            cores = cpu.permits or os.cpu_count() or 1
+            lanes, threads = default_lanes(device.kind, cores, request.cpu_threads)
             batch_size = request.batch_size or default_batch_size(
-                device.kind, request.free_bytes, request.model.size_bytes, request.slots
+                device.kind, request.free_bytes, request.model.size_bytes, lanes
             )
             model = faster_whisper.WhisperModel(
                 str(request.model.path),
                 device=device.kind,
                 device_index=index,
                 compute_type=compute_type,
-                cpu_threads=request.cpu_threads or 0,
-                num_workers=request.slots,
+                cpu_threads=threads,
+                num_workers=max(lanes, request.slots),
                 local_files_only=True,
             )
         except AudioBatchError:
@@ -99,20 +112,33 @@ class FasterWhisperEngine:
             "compute_type": compute_type,
             "multilingual": bool(model.model.is_multilingual),
         }
-        return WhisperRecognizer(model, request.model, batch_size, description, warnings)
+        return WhisperRecognizer(
+            model,
+            request.model,
+            batch_size,
+            description,
+            warnings,
+            lanes=lanes,
+            cpu=cpu,
+        )
 
 
 class WhisperRecognizer:
     """A loaded Whisper model; see `Recognizer`.
 
     Where memory runs out in a batch, that batch is done again with half as many windows and
-    `description["batch_size"]` stays at that, for every thread.
+    `description["batch_size"]` stays at that, for every asset.
 
     Args:
         model: a `faster_whisper.WhisperModel`.
         batch_size: windows per batch to begin with.
         whole_s: see `WHOLE_S`.
+        lanes: batches that the model works on at the same time.
+        cpu: entered for what is done beside the model.
+        patience_s: see `Batcher`.
     """
+
+    batches_across_files = True
 
     def __init__(
         self,
@@ -123,13 +149,33 @@ class WhisperRecognizer:
         warnings: Sequence[str],
         *,
         whole_s: float = WHOLE_S,
+        lanes: int = 1,
+        cpu: CpuGate | None = None,
+        patience_s: float = PATIENCE_AT_FIRST_S,
     ) -> None:
         self.model = model
         self.reference = reference
         self.description = {**description, "batch_size": batch_size}
         self.warnings = tuple(warnings)
         self.whole_s = whole_s
-        self._lock = threading.Lock()
+        self.cpu = cpu or CpuGate()
+        self._decoder = WindowDecoder(model)
+        sizes = BatchSize(self.description)
+        self._batcher: Batcher[Window, Heard] = Batcher(
+            self._decoder.work,
+            size=sizes.now,
+            lower=sizes.lower,
+            error_of=translate,
+            lanes=lanes,
+            name=f"whisper-{reference.name}",
+            patience_s=patience_s,
+        )
+        # The lanes hold the model, so they end with the last who can ask for something.
+        weakref.finalize(self, self._batcher.close).atexit = False
+
+    def shares_batches(self, options: DecodingOptions) -> bool:
+        """See `Recognizer`: the window loop of the sequential mode is an asset's own."""
+        return not options.sequential
 
     def transcribe(
         self, samples: NDArray[np.float32], options: DecodingOptions, progress: Progress
@@ -163,43 +209,30 @@ class WhisperRecognizer:
     def _transcribe(
         self, samples: NDArray[np.float32], options: DecodingOptions, progress: Progress
     ) -> Recognition:
-        from faster_whisper.transcribe import restore_speech_timestamps
-
-        with_vad = options.vad_method == "silero"
-        spans = [{"start": 0, "end": len(samples)}]
-        if with_vad:
-            spans = speech_spans(samples, vad_parameters(options))
-        speech = Speech(samples, spans)
-        if not len(speech):
-            # The model is not asked, since it would invent some.
-            return Recognition(
-                (), options.language, speech_s=0.0, notes=("no speech found",), last_speech_s=0.0
-            )
         if options.sequential:
-            segments, language, probability = self._sequential(speech, options)
-        else:
-            width = (options.chunk_length_s or WINDOW_S) * SAMPLE_RATE_HZ
-            cut = windows(spans, width) if with_vad else grid(len(speech), width)
-            segments, language, probability = self._batched(speech, cut, options)
-        if with_vad:
-            segments = restore_speech_timestamps(segments, spans, SAMPLE_RATE_HZ)
-        return Recognition(
-            segments=collect(segments, options.join_gap_s, progress),
-            language=language,
-            language_probability=round(float(probability), 4),
-            speech_s=round(len(speech) / SAMPLE_RATE_HZ, 3),
-            last_speech_s=round(spans[-1]["end"] / SAMPLE_RATE_HZ, 3) if with_vad else None,
-        )
+            return self._sequential(samples, options, progress)
+        with self._batcher.stream() as stream:
+            return self._batched(samples, options, Told(progress), stream)
+
+    def _speech(
+        self, samples: NDArray[np.float32], options: DecodingOptions, alive: Callable[[], None]
+    ) -> tuple[list[Span], Speech]:
+        spans = [{"start": 0, "end": len(samples)}]
+        if options.vad_method == "silero":
+            spans = speech_spans(samples, vad_parameters(options), self.cpu, alive)
+        return spans, Speech(samples, spans)
 
     def _sequential(
-        self, speech: Speech, options: DecodingOptions
-    ) -> tuple[Iterator[Any], str, float]:
-        """Segments in speech time, the language and its probability.
-
-        As `WhisperModel.transcribe` does it, but for the features.
-        """
+        self, samples: NDArray[np.float32], options: DecodingOptions, progress: Progress
+    ) -> Recognition:
+        """As `WhisperModel.transcribe` does it, but for the features."""
+        told = Told(progress)
+        spans, speech = self._speech(samples, options, told.again)
+        if not len(speech):
+            return _nothing(options)
         extractor = self.model.feature_extractor
-        features = log_mel(extractor, speech, options.chunk_length_s, self.whole_s)
+        with self.cpu:
+            features = log_mel(extractor, speech, options.chunk_length_s, self.whole_s)
         language, detected = options.language, None
         if language is None and self.model.model.is_multilingual:
             language, detected, _ = self.model.detect_language(
@@ -213,123 +246,59 @@ class WhisperRecognizer:
             **sequential_arguments(options),
         )
         segments = self.model.generate_segments(
-            features, self._tokenizer(info, options), info.transcription_options, False
+            features,
+            self._decoder.tokenizer(options.task, info.language),
+            info.transcription_options,
+            False,
         )
-        return segments, info.language, info.language_probability if detected is None else detected
+        probability = info.language_probability if detected is None else detected
+        return _recognition((segments, info.language, probability), spans, speech, options, told)
 
     def _batched(
-        self, speech: Speech, cut: Sequence[tuple[int, int]], options: DecodingOptions
-    ) -> tuple[Iterator[Any], str, float]:
-        """Segments in speech time, the language and its probability.
-
-        As `BatchedInferencePipeline.transcribe` does it, but for the features.
-        """
-        import faster_whisper
-
-        # The pipeline keeps state between calls, so each call has its own around the model.
-        pipeline = faster_whisper.BatchedInferencePipeline(self.model)
-        first_s = WINDOW_S + 1  # the language is told from 30 s, counted in frames
-        beginning = [window for window in cut if window[0] < first_s * SAMPLE_RATE_HZ]
-        # Never started: this is to have faster-whisper resolve the arguments and the language.
-        # It cuts its times off to samples, and half a sample keeps them from falling short.
-        _, info = pipeline.transcribe(
-            speech.read(0, beginning[-1][1]),
-            language=options.language,
-            clip_timestamps=[
-                {"start": (start + 0.5) / SAMPLE_RATE_HZ, "end": (end + 0.5) / SAMPLE_RATE_HZ}
-                for start, end in beginning
-            ],
-            **shared_arguments(options),
-            **batched_arguments(options),
-        )
-        tokenizer = self._tokenizer(info, options)
-        segments = self._batches(pipeline, speech, cut, tokenizer, info.transcription_options)
-        return segments, info.language, info.language_probability
-
-    def _tokenizer(self, info: Any, options: DecodingOptions) -> Any:
-        from faster_whisper.tokenizer import Tokenizer
-
-        return Tokenizer(
-            self.model.hf_tokenizer,
-            self.model.model.is_multilingual,
-            task=options.task,
-            language=info.language,
-        )
-
-    def _batches(
         self,
-        pipeline: Any,
-        speech: Speech,
-        cut: Sequence[tuple[int, int]],
-        tokenizer: Any,
-        resolved: Any,
-    ) -> Iterator[Any]:
-        """Decode batch after batch; one that memory does not hold is done again, smaller."""
-        from faster_whisper.transcribe import Segment, Word
+        samples: NDArray[np.float32],
+        options: DecodingOptions,
+        told: Told,
+        stream: Stream[Window, Heard],
+    ) -> Recognition:
+        """As `BatchedInferencePipeline.transcribe` does it, but in batches with others."""
+        spans, speech = self._speech(samples, options, told.again)
+        if not len(speech):
+            return _nothing(options)
+        width = (options.chunk_length_s or WINDOW_S) * SAMPLE_RATE_HZ
+        with_vad = options.vad_method == "silero"
+        cut = windows(spans, width) if with_vad else grid(len(speech), width)
+        made = WindowStream(self._batcher, stream, self._decoder, self.cpu, told.again)
+        return _recognition(made.segments(speech, cut, options), spans, speech, options, told)
 
-        done = 0
-        while done < len(cut):
-            batch = cut[done : done + self.description["batch_size"]]
-            outputs = self._attempt(pipeline, speech, batch, tokenizer, resolved)
-            if outputs is None:
-                continue
-            done += len(batch)
-            for raw in (segment for output in outputs for segment in output):
-                words = raw.pop("words", None)
-                yield Segment(
-                    id=0,
-                    **{**raw, "start": round(raw["start"], 3), "end": round(raw["end"], 3)},
-                    words=None if words is None else [Word(**word) for word in words],
-                    temperature=resolved.temperatures[0],
-                )
 
-    def _attempt(
-        self,
-        pipeline: Any,
-        speech: Speech,
-        batch: Sequence[tuple[int, int]],
-        tokenizer: Any,
-        resolved: Any,
-    ) -> list[list[dict[str, Any]]] | None:
-        """Decode one batch; None where it is to be tried again with fewer windows.
+def _nothing(options: DecodingOptions) -> Recognition:
+    """The model is not asked where there is no speech, since it would invent some."""
+    return Recognition(
+        (), options.language, speech_s=0.0, notes=("no speech found",), last_speech_s=0.0
+    )
 
-        The error must be gone before that: its traceback holds what the failed batch allocated.
-        """
-        from faster_whisper.audio import pad_or_trim
 
-        try:
-            features = [
-                pad_or_trim(self.model.feature_extractor(speech.read(*window))[..., :-1])
-                for window in batch
-            ]
-            metadata = [
-                {"offset": start / SAMPLE_RATE_HZ, "duration": (end - start) / SAMPLE_RATE_HZ}
-                for start, end in batch
-            ]
-            outputs: list[list[dict[str, Any]]] = pipeline.forward(
-                np.stack(features), tokenizer, metadata, resolved
-            )
-            return outputs
-        except Exception as error:
-            if is_out_of_memory(error) and self._lower(len(batch), first_line(error)):
-                return None
-            raise
+def _recognition(
+    heard: tuple[Iterable[Any], str, float],
+    spans: list[Span],
+    speech: Speech,
+    options: DecodingOptions,
+    told: Told,
+) -> Recognition:
+    from faster_whisper.transcribe import restore_speech_timestamps
 
-    def _lower(self, failed: int, text: str) -> bool:
-        """Make batches smaller than the one of `failed` windows; False if it had but one."""
-        if failed == 1:
-            return False
-        with self._lock:
-            if self.description["batch_size"] >= failed:  # else another thread has been here
-                self.description["batch_size"] = failed // 2
-                self.description["batch_size_lowered_to"] = failed // 2
-                _log.warning(
-                    "Out of memory with %d windows in a batch, going on with %d: %s.",
-                    failed,
-                    failed // 2,
-                    text,
-                )
-        return True
+    segments, language, probability = heard
+    with_vad = options.vad_method == "silero"
+    if with_vad:
+        segments = restore_speech_timestamps(segments, spans, SAMPLE_RATE_HZ)
+    return Recognition(
+        segments=collect(segments, options.join_gap_s, told),
+        language=language,
+        language_probability=round(float(probability), 4),
+        speech_s=round(len(speech) / SAMPLE_RATE_HZ, 3),
+        last_speech_s=round(spans[-1]["end"] / SAMPLE_RATE_HZ, 3) if with_vad else None,
+    )
 
 
 def _load_error(error: Exception, request: LoadRequest) -> AudioBatchError:
