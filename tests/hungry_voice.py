@@ -1,4 +1,4 @@
-"""A voice model that loads like the demonstration's and has memory for three windows at a time."""
+"""A voice model that loads like the demonstration's and has memory for one window at a time."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 from audio_batch.demo.voice import VoiceNet
 
-MOST = 3
+MOST = 1
 
 
 class HungryVoice(VoiceNet):
     """Fails as PyTorch does when an allocation on the CPU fails."""
 
     def forward(self, waveforms: Any, weights: Any = None) -> Any:
-        """As the real one, for `MOST` windows at most."""
+        """As the real one, for `MOST` of them at most."""
         if len(waveforms) > MOST:
             raise RuntimeError(
                 "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate "

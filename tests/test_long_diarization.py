@@ -340,17 +340,17 @@ def test_pieces_find_the_same_speakers_as_one_go(
 def test_the_number_of_speakers_is_that_of_the_whole_and_memory_that_of_the_model(
     readers: dict[str, list[NDArray[np.float32]]], tmp_path: Path
 ) -> None:
-    """Two pieces by a model that has memory for three windows, whatever it is asked first."""
+    """Two pieces by a model that has memory for one window, whatever it is asked first."""
     folder = tmp_path / "hungry"
     shutil.copytree(demo_path(), folder)
     hungry_voice.make_hungry(folder)
     hungry = load_demo(folder, piece_s=15)
     sound = np.concatenate([talk(readers["1688"], 12), talk(readers["3005"], 12)])
     sizes = ("segmentation_batch_size", "embedding_batch_size")
-    assert [hungry.description[size] for size in sizes] == [8, 12]
+    assert [hungry.description[size] for size in sizes] == [8, 2]
     two = run(hungry, sound, SpeakerLimits(num_speakers=2))
     assert [s.label for s in two.speakers] == ["SPEAKER_00", "SPEAKER_01"]
-    assert [hungry.description[size] for size in sizes] == [2, 3]
+    assert [hungry.description[size] for size in sizes] == [4, 1]
     alone = run(hungry, sound, SpeakerLimits(num_speakers=1))
     assert [s.label for s in alone.speakers] == ["SPEAKER_00"]
     assert alone.notes == ("diarized in 2 pieces",)

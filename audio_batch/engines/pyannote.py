@@ -199,9 +199,11 @@ class PyannoteDiarizer:
             ensure_no_telemetry()
             with self.pool.borrow() as pipeline:
                 # Each thread has its own count where PyTorch computes with OpenMP, as its wheels
-                # do; a thread that never set it takes what any other set last.
-                if torch.get_num_threads() != self._threads:
-                    torch.set_num_threads(self._threads)
+                # do; a thread that never set it takes what any other set last. On a CPU it is
+                # batches that are computed side by side (`WindowedDiarization.workers`).
+                threads = 1 if self._device.kind == "cpu" else self._threads
+                if torch.get_num_threads() != threads:
+                    torch.set_num_threads(threads)
                 while True:
                     tried = self._batches.use(pipeline)
                     try:
@@ -252,7 +254,8 @@ class PyannoteDiarizer:
 
     def _load(self) -> Any:
         try:
-            return load_pipeline(self._reference, self._device)
+            workers = self._threads if self._device.kind == "cpu" else 1
+            return load_pipeline(self._reference, self._device, workers)
         except AudioBatchError:
             raise
         except Exception as error:

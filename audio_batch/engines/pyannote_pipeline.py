@@ -34,6 +34,7 @@ _HARMLESS = (
     r"\s*The detected number of speakers",
     r"Model has been trained with a task-dependent loss function",
 )
+_PIPELINE = "audio_batch.engines.pyannote_windows.WindowedDiarization"
 _loading = threading.Lock()
 """Reading a checkpoint patches modules for a while (lightning): one at a time in a process."""
 
@@ -84,8 +85,8 @@ def ensure_no_telemetry() -> None:
         raise SetupError("The telemetry of pyannote.audio cannot be switched off.")
 
 
-def load_pipeline(reference: DiarizationReference, device: Device) -> Any:
-    """A `SpeakerDiarization` on a device, read from local files alone.
+def load_pipeline(reference: DiarizationReference, device: Device, workers: int = 1) -> Any:
+    """A `WindowedDiarization` on a device, read from local files alone.
 
     A checkpoint is a pickle and can run code: only what the user named, or what this program and
     whisperx carry, comes here. Raises whatever torch and pyannote raise.
@@ -95,7 +96,8 @@ def load_pipeline(reference: DiarizationReference, device: Device) -> Any:
     from pyannote.audio.core.plda import PLDA
 
     config = copy.deepcopy(read_config(reference.path))
-    # Where it runs is ours to say; preprocessors read files, and it is given samples.
+    # The class, and where it runs, are ours to say; preprocessors read files, and it gets samples.
+    config["pipeline"]["name"] = _PIPELINE
     for key in ("device", "preprocessors"):
         config.pop(key, None)
     parameters = config["pipeline"].setdefault("params", {})
@@ -111,7 +113,10 @@ def load_pipeline(reference: DiarizationReference, device: Device) -> Any:
         pipeline: Any = Pipeline.from_pretrained(config)
     if not pipeline.instantiated:
         pipeline.instantiate(pipeline.default_parameters())
-    return pipeline.to(torch.device(device.id))
+    pipeline.to(torch.device(device.id))
+    pipeline.workers = workers
+    pipeline.prepare()
+    return pipeline
 
 
 def as_file(sound: NDArray[np.float32]) -> dict[str, Any]:
