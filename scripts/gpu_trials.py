@@ -21,6 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).resolve().parent / "gpu_common"))
 sys.path.append(str(Path(__file__).resolve().parent / "gpu_trials"))
 from machine import PROJECT, Absent, Gpu, missing, versions
 
@@ -88,6 +89,7 @@ def perform(
     from recordings import write_manifest
     from running import Bench, Skipped, Wrong
     from trials import TRIALS
+    from whisper_shapes import SHAPES
 
     begun_s = time.monotonic()
     audio = work / ("audio-cpu" if gpu is None else "audio-cuda")
@@ -95,7 +97,7 @@ def perform(
     model = str(folder.resolve()) if folder.is_dir() else arguments.model
     heavy = model
     if arguments.random_weights:
-        heavy = str(build(work / "random-large-v3"))
+        heavy = str(build(work / "random-large-v3", SHAPES["large-v3"]))
         facts.append(("model of memory and speed", "large-v3's shape, random weights, float16"))
     bench = Bench(
         work=work,

@@ -1,44 +1,38 @@
-"""A Whisper model in CTranslate2's format with the shape of large-v3 and weights of no meaning.
+"""Whisper models in CTranslate2's format with true shapes and weights of no meaning.
 
-It takes the memory and the time of the real one: those depend on the shape and on how many tokens
-are decoded, which is fixed here (`decoding.json`), since such a model never ends a text by itself.
+They take the memory and the time of the real ones: those depend on the shape and on how many tokens
+are decoded, which is fixed here. The end of a text has a bias that no logit reaches, so every
+window gets as many tokens as `decoding.json` allows, whatever decodes it.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from whisper_shapes import FRAMES, POSITIONS, STAMPS, TEXT_TOKENS, Shape, max_new_tokens
 
 TOKENS_PER_WINDOW = 60
 """About as many as half a minute of quick speech has."""
 
-_TEXT_TOKENS, _STAMPS, _FRAMES, _POSITIONS = 50_257, 1501, 1500, 448
+_NEVER = -1e4
+"""A logit's bias that float16 holds, and that nothing here makes up for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """Whisper's dimensions; large-v3's by default (its config.json)."""
-
-    width: int = 1280
-    heads: int = 20
-    layers: int = 32
-    mel_bands: int = 128
-
-
-def build(folder: Path, shape: Shape = Shape(), *, seed: int = 0) -> Path:
+def build(
+    folder: Path, shape: Shape, *, tokens_per_window: int = TOKENS_PER_WINDOW, seed: int = 0
+) -> Path:
     """Make the model folder unless it is there: 3.1 GB in float16 for large-v3's shape."""
     if (folder / "model.bin").exists():
         return folder
     making = folder.with_name(f"{folder.name}.new")
     shutil.rmtree(making, ignore_errors=True)
     making.mkdir(parents=True)
-    tokens = _tokens()
+    tokens = _tokens(shape)
     _specification(shape, tokens, seed).save(str(making))
     _tokenizer(tokens).save(str(making / "tokenizer.json"))
     preprocessor = {
@@ -51,7 +45,7 @@ def build(folder: Path, shape: Shape = Shape(), *, seed: int = 0) -> Path:
         "sampling_rate": 16_000,
     }
     decoding = {
-        "max_new_tokens": TOKENS_PER_WINDOW,
+        "max_new_tokens": max_new_tokens(tokens_per_window),
         "without_timestamps": True,
         "word_timestamps": False,
         "temperature": 0.0,
@@ -84,15 +78,17 @@ def _specification(shape: Shape, tokens: list[str], seed: int) -> Any:
     from ctranslate2.specs.whisper_spec import WhisperSpec
 
     width, weights = shape.width, _Weights(seed)
-    spec = WhisperSpec(shape.layers, shape.heads, shape.layers, shape.heads)
+    spec = WhisperSpec(shape.encoder_layers, shape.heads, shape.decoder_layers, shape.heads)
     encoder, decoder = spec.encoder, spec.decoder
     encoder.conv1.weight = weights.of(width, shape.mel_bands, 3)
     encoder.conv2.weight = weights.of(width, width, 3)
     encoder.conv1.bias = encoder.conv2.bias = np.zeros(width, np.float16)
-    encoder.position_encodings.encodings = weights.of(_FRAMES, width)
-    decoder.position_encodings.encodings = weights.of(_POSITIONS, width)
+    encoder.position_encodings.encodings = weights.of(FRAMES, width)
+    decoder.position_encodings.encodings = weights.of(POSITIONS, width)
     decoder.embeddings.weight = weights.of(len(tokens), width)
     decoder.projection.weight = decoder.embeddings.weight
+    decoder.projection.bias = np.zeros(len(tokens), np.float16)
+    decoder.projection.bias[tokens.index("<|endoftext|>")] = _NEVER
     for part in (encoder, decoder):
         weights.norm(part.layer_norm, width)
         for layer in part.layer:
@@ -101,8 +97,11 @@ def _specification(shape: Shape, tokens: list[str], seed: int) -> Any:
     first = tokens.index("<|startoftranscript|>") + 1
     spec.config.lang_ids = list(range(first, tokens.index("<|translate|>")))
     spec.config.suppress_ids, spec.config.suppress_ids_begin = [], []
-    spec.config.alignment_heads = [[shape.layers - 1, 0]]
+    spec.config.alignment_heads = [[shape.decoder_layers - 1, 0]]
     spec.validate()
+    # An alias in the file, as converted models have it: the two share their memory. Only these,
+    # though the layers' weights are equal too: each layer must be read.
+    decoder.projection.weight = "decoder/embeddings/weight"
     return spec
 
 
@@ -121,27 +120,32 @@ def _layer(layer: Any, width: int, weights: _Weights, *, attends: bool) -> None:
     weights.linear(layer.ffn.linear_1, width, 4 * width)
 
 
-def _tokens() -> list[str]:
-    """As many as large-v3 has, its special ones in its order; the words are numbers."""
+def _tokens(shape: Shape) -> list[str]:
+    """As many as the shape has, the special ones in Whisper's order; the words are numbers.
+
+    The last text token is empty, as Whisper's is: CTranslate2 knows multilingual models by it.
+    """
     from faster_whisper.tokenizer import _LANGUAGE_CODES
     from tokenizers.pre_tokenizers import ByteLevel
 
     letters = sorted(ByteLevel.alphabet())
-    words = [f"Ġ{number}" for number in range(_TEXT_TOKENS - len(letters))]
-    special = ["endoftext", "startoftranscript", *_LANGUAGE_CODES, "translate", "transcribe"]
-    special += ["startoflm", "startofprev", "nospeech", "notimestamps"]
-    stamps = [f"{0.02 * number:.2f}" for number in range(_STAMPS)]
-    return [*letters, *words, *(f"<|{name}|>" for name in (*special, *stamps))]
+    words = [f"Ġ{number}" for number in range(TEXT_TOKENS - len(letters) - 1)]
+    # Those of before large-v3 lack Cantonese, the last. Any other code would do as well.
+    languages = [code for code in _LANGUAGE_CODES if code != "yue"] + ["yue"]
+    special = ["endoftext", "startoftranscript", *languages[: shape.languages]]
+    special += ["translate", "transcribe", "startoflm", "startofprev", "nospeech", "notimestamps"]
+    stamps = [f"{0.02 * number:.2f}" for number in range(STAMPS)]
+    return [*letters, *words, "", *(f"<|{name}|>" for name in (*special, *stamps))]
 
 
 def _tokenizer(tokens: list[str]) -> Any:
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-    words = {token: number for number, token in enumerate(tokens[:_TEXT_TOKENS])}
+    words = {token: number for number, token in enumerate(tokens[:TEXT_TOKENS])}
     tokenizer = Tokenizer(models.BPE(vocab=words, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    special = tokens[_TEXT_TOKENS:-_STAMPS]
+    special = tokens[TEXT_TOKENS:-STAMPS]
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
-    tokenizer.add_tokens([AddedToken(t, normalized=False) for t in tokens[-_STAMPS:]])
+    tokenizer.add_tokens([AddedToken(t, normalized=False) for t in tokens[-STAMPS:]])
     return tokenizer

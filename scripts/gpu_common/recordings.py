@@ -1,4 +1,4 @@
-"""Recordings for the trials, put together from the shipped examples, and their manifests."""
+"""Recordings put together from the shipped examples, and their manifests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the machine has for the trials: the program's dependencies, a GPU, its memory."""
+"""What the machine has: the program's dependencies, a GPU, its memory and its load."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ OPTIONAL = {
     "transformers": "not used here",
     "jiwer": "not used here",
 }
-"""Dependencies of the project that trials can do without, and what is left out then."""
+"""Dependencies of the project that can be done without, and what is left out then."""
 
 
 class Absent(Exception):
-    """What the trials need is not here; the text says what, and what to do."""
+    """What is needed is not here; the text says what, and what to do."""
 
 
 def missing() -> tuple[list[str], list[str]]:
     """The project's dependencies that are not installed: needed, and not needed here."""
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    needed, spared = [], []
+    needed: list[str] = []
+    spared: list[str] = []
     for requirement in project["dependencies"]:
         name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
         try:
@@ -96,6 +97,7 @@ class Gpu:
             raise Absent(f"cuda:{number} is not there: {why}. {_NO_GPU}")
         self.uuid = view.gpus[number].uuid
         self.name = view.gpus[number].name
+        self.capability = view.gpus[number].compute_capability
         self._reading()
 
     def _reading(self) -> Any:
@@ -107,6 +109,11 @@ class Gpu:
     def free_bytes(self) -> int:
         """Memory that nobody holds now."""
         return int(self._reading().free_bytes)
+
+    def utilization_pct(self) -> float | None:
+        """The share of the last moments in which a kernel ran, as NVML has it; None: not told."""
+        value = self._reading().utilization_pct
+        return None if value is None else float(value)
 
     def total_bytes(self) -> int:
         """All of its memory."""
