@@ -21,7 +21,7 @@ from audio_batch.gpu.balancer import Balancer
 from audio_batch.gpu.capacity import default_max_per_gpu, parse_max_per_gpu
 from audio_batch.gpu.cuda import pin_device_order
 from audio_batch.gpu.devices import CPU, Device, resolve_devices
-from audio_batch.gpu.policies import POLICIES
+from audio_batch.gpu.policies import EARLIEST_FINISH, POLICIES
 from audio_batch.gpu.probe import Sampler
 from audio_batch.host_memory import available_bytes
 from audio_batch.languages import asked_language
@@ -31,6 +31,7 @@ from audio_batch.options import (
     SpeakerLimits,
     resolve_decoding,
 )
+from audio_batch.time_limits import parse_duration_s
 
 DEFAULT_FORMATS = ("json", "txt", "srt")
 _HOST_BYTES_PER_TASK = 1_500_000_000
@@ -58,9 +59,15 @@ def build_options(settings: Settings, model: models.ModelReference) -> RunOption
             "--highlight-words needs the times of words.",
             remedy="Add --word-timestamps (--preset fast leaves them out).",
         )
-    policy = settings.policy or "least-loaded"
-    if policy not in POLICIES:
-        raise UsageError(f"There is no policy {policy!r}; known: {', '.join(POLICIES)}.")
+    policy = settings.policy or EARLIEST_FINISH
+    if policy not in (EARLIEST_FINISH, *POLICIES):
+        known = ", ".join((EARLIEST_FINISH, *POLICIES))
+        raise UsageError(f"There is no policy {policy!r}; known: {known}.")
+    if settings.prefetch is not None and not 0 <= settings.prefetch <= 999:
+        raise UsageError(f"--prefetch must be from 0 to 999, not {settings.prefetch}.")
+    split_long_s = None
+    if settings.split_long is not None:
+        split_long_s = parse_duration_s(settings.split_long, "--split-long")
     compute_type = settings.compute_type or "auto"
     if compute_type not in COMPUTE_TYPES:
         raise UsageError(
@@ -88,6 +95,10 @@ def build_options(settings: Settings, model: models.ModelReference) -> RunOption
         threads=settings.threads,
         cpu_threads=settings.cpu_threads,
         policy=policy,
+        in_order=settings.order is not None,
+        prefetch=settings.prefetch,
+        split_long_s=split_long_s,
+        backup_copies=settings.backup_copies is not False,
         formats=formats,
         output_template=settings.output_template,
         max_line_width=settings.max_line_width,
@@ -212,7 +223,9 @@ def open_fleet(options: RunOptions) -> Fleet:
         total = sum(caps.values())
         if reserve is not None:
             caps[reserve.id] = 1
-        balancer = Balancer(everywhere, caps, sampler, policy=options.policy)
+        # The earliest finish is planned by the runner, which asks for slots of a device.
+        policy = options.policy if options.policy in POLICIES else "least-loaded"
+        balancer = Balancer(everywhere, caps, sampler, policy=policy)
     except BaseException:
         sampler.stop()
         raise

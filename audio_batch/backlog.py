@@ -1,12 +1,13 @@
-"""What is still to be done, and what of it may begin now."""
+"""What is still to be done, in which order, and what of it may begin now."""
 
 from __future__ import annotations
 
 import heapq
 import itertools
 import time
-from collections import deque
-from collections.abc import Collection, Mapping, Sequence, Set
+from bisect import bisect_left, insort
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
+from typing import Any
 
 from audio_batch.flights import Flight
 from audio_batch.guards import Guards
@@ -14,55 +15,89 @@ from audio_batch.plan import Planned
 from audio_batch.time_limits import fits
 from audio_batch.watchdog import Expectation
 
+Rank = Callable[[Planned], tuple[Any, ...]]
+"""What comes first: the lower rank; of equal ones what was added first."""
+
 
 class Backlog:
-    """The queue of a run, and the retries whose delay is not over. One thread only."""
+    """The queue of a run, and the retries whose delay is not over. One thread only.
 
-    def __init__(self, guards: Guards, expectation: Expectation) -> None:
+    Args:
+        rank: in which order things are begun; without it in the order in which they are added.
+    """
+
+    def __init__(
+        self, guards: Guards, expectation: Expectation, rank: Rank = lambda _planned: ()
+    ) -> None:
         self._guards = guards
         self._expectation = expectation
-        self._todo: deque[Planned] = deque()
+        self._rank = rank
+        # Sorted; the ticket, unlike any other, keeps assets from being compared.
+        self._todo: list[tuple[tuple[Any, ...], int, Planned]] = []
+        self._keys: dict[int, tuple[tuple[Any, ...], int]] = {}
         self._later: list[tuple[float, int, Planned]] = []
-        self._ticket = itertools.count()
+        self._last = itertools.count()
+        self._first = itertools.count(-1, -1)
 
     def __len__(self) -> int:
         return len(self._todo) + len(self._later)
 
+    def __iter__(self) -> Iterator[Planned]:
+        for _, _, planned in itertools.chain(self._todo, self._later):
+            yield planned
+
+    @property
+    def waiting(self) -> int:
+        """How many could begin, were there room: without those whose delay is not over."""
+        return len(self._todo)
+
     def add(self, *planned: Planned) -> None:
-        """Put assets at the end."""
-        self._todo.extend(planned)
+        """Put assets behind those of their rank."""
+        if len(planned) > 1:
+            for item in planned:
+                self._todo.append(self._entry(item, next(self._last)))
+            self._todo.sort(key=lambda entry: entry[:2])
+        else:
+            for item in planned:
+                insort(self._todo, self._entry(item, next(self._last)))
 
     def put_back(self, planned: Planned) -> None:
-        """Put an asset at the head: it was nobody's fault that it was not done."""
-        self._todo.appendleft(planned)
+        """Put an asset before those of its rank: it was nobody's fault that it was not done."""
+        insort(self._todo, self._entry(planned, next(self._first)))
+
+    def _entry(self, planned: Planned, ticket: int) -> tuple[tuple[Any, ...], int, Planned]:
+        # Kept: a rank may be another by the time the asset begins.
+        rank, ticket = self._keys[id(planned)] = (self._rank(planned), ticket)
+        return rank, ticket, planned
 
     def add_later(self, planned: Planned, delay_s: float) -> None:
-        """Put an asset at the end, once a delay is over."""
-        item = (time.monotonic() + delay_s, next(self._ticket), planned)
+        """Put an asset behind those of its rank, once a delay is over."""
+        item = (time.monotonic() + delay_s, next(self._last), planned)
         heapq.heappush(self._later, item)
 
     def take_due(self) -> None:
         """Put the retries whose delay is over into the queue."""
         while self._later and self._later[0][0] <= time.monotonic():
-            self._todo.append(heapq.heappop(self._later)[2])
+            self.add(heapq.heappop(self._later)[2])
 
     def due_in_s(self) -> float | None:
         """Seconds until the next delay is over; None where there is none."""
         return max(0.0, self._later[0][0] - time.monotonic()) if self._later else None
 
     def remove(self, planned: Planned) -> None:
-        """Take an asset that `choose` gave: it begins."""
-        self._todo.remove(planned)
+        """Take an asset that `eligible` gave: it begins."""
+        key = self._keys.pop(id(planned))
+        del self._todo[bisect_left(self._todo, key, key=lambda entry: entry[:2])]
 
-    def choose(
+    def eligible(
         self,
         flights: Collection[Flight],
         in_service: Sequence[str],
         failed_on: Mapping[str, Set[str]],
         *,
         isolated: bool,
-    ) -> tuple[Planned, frozenset[str]] | None:
-        """The next asset, and the devices that it must not have; None: nothing may begin now.
+    ) -> Iterator[tuple[Planned, frozenset[str]]]:
+        """What may begin now, in order, and the devices that each must not have.
 
         A suspect (it ran when its process died, or hung) is alone where it can harm others, so that
         another crash convicts or clears it: on its device where devices are isolated, else in the
@@ -75,10 +110,10 @@ class Backlog:
         """
         watched = frozenset(f.job.device for f in flights if f.planned.suspect)
         if watched and not isolated:
-            return None
+            return
         busy = frozenset(flight.job.device for flight in flights)
         left_s = self._guards.time.left_s()
-        for planned in self._todo:
+        for _rank, _ticket, planned in self._todo:
             if left_s is not None and not self._in_time(planned, in_service, left_s):
                 continue
             exclude = watched
@@ -89,18 +124,14 @@ class Backlog:
                 exclude |= busy | (failed if set(in_service) - failed else frozenset())
                 if in_service and not set(in_service) - exclude:
                     continue  # without any device asking for one says why
-            if not self._guards.floor.admits(self._guards.need_bytes(planned)):
-                return None  # in its turn: a long recording must not wait for ever
-            return planned, exclude
-        return None
+            yield planned, exclude
 
     def nothing_fits(self, in_service: Sequence[str]) -> bool:
         """Whether all that is left would not be done before the limit that the user has set."""
         left_s = self._guards.time.left_s()
         if left_s is None or not len(self):
             return False
-        waiting = itertools.chain(self._todo, (item for _, _, item in self._later))
-        return not any(self._in_time(item, in_service, left_s) for item in waiting)
+        return not any(self._in_time(item, in_service, left_s) for item in self)
 
     def _in_time(self, planned: Planned, in_service: Sequence[str], left_s: float) -> bool:
         expected = [

@@ -118,6 +118,9 @@ class Settings(BaseModel):
     max_per_gpu: Text | None = None
     cpu_threads: int | None = None
     policy: str | None = None
+    prefetch: int | None = None
+    split_long: Text | None = None
+    backup_copies: bool | None = None
     experimental: bool | None = None
     # Outputs
     output_format: Texts | None = None

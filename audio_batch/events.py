@@ -6,6 +6,14 @@ from dataclasses import dataclass
 
 from audio_batch.outcome import Outcome
 
+WAITING = "waiting"
+"""The step of an asset that waits at a stage until the device has room for it."""
+
+
+def job_key(asset_id: str, share: str) -> str:
+    """Tells apart what is at work on one asset: all of it (""), its copy, its parts."""
+    return f"{asset_id}\0{share}" if share else asset_id
+
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
@@ -33,6 +41,12 @@ class AssetStarted:
     worker: str
     balancer_status: str
     duration_s: float | None
+    share: str = ""
+
+    @property
+    def key(self) -> str:
+        """See `job_key`."""
+        return job_key(self.asset_id, self.share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +59,12 @@ class AssetProgress:
     share: float
     asset_share: float
     duration_s: float
+    part: str = ""
+
+    @property
+    def key(self) -> str:
+        """See `job_key`."""
+        return job_key(self.asset_id, self.part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +78,16 @@ class AssetFinished:
     outcome: Outcome
     wall_s: float
     will_retry_in_s: float | None = None
+    share: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AssetDropped:
+    """What was at work on a device is of no use any more: another has done the same."""
+
+    asset_id: str
+    share: str
+    device: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,5 +115,12 @@ class StopRequested:
 
 
 Event = (
-    RunStarted | AssetStarted | AssetProgress | AssetFinished | DeviceOut | Notice | StopRequested
+    RunStarted
+    | AssetStarted
+    | AssetProgress
+    | AssetFinished
+    | AssetDropped
+    | DeviceOut
+    | Notice
+    | StopRequested
 )

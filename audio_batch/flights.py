@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from audio_batch import events
 from audio_batch.gpu.balancer import Lease
+from audio_batch.gpu.devices import Device
 from audio_batch.outcome import Outcome, Stage, StageRecord, State
 from audio_batch.pipeline import Job
 from audio_batch.plan import Action, Planned
@@ -16,26 +17,49 @@ from audio_batch.plan import Action, Planned
 class Flight:
     """A job at work. Its times are `watchdog.Ticker.awake_s`, without the machine's sleep.
 
-    `stage` is what it last told to be at, `duration_s` the length of its recording as far as it is
-    known. `steps` is how far down its device was on the ladder of memory when it began.
+    `lease` is its slot, None while it is read ahead. `stage` is what it last told to be at,
+    `duration_s` the length of its recording as far as it is known. `steps` is how far down its
+    device was on the ladder of memory when it began. `since_s` is when it began, or got its slot
+    where only those do anything that takes long; `begun_s` is later by the time it has waited.
+    `queued`: it has no slot and needs one. `abandoned`: its outcome will be of no use to anybody.
     """
 
     planned: Planned
     job: Job
-    lease: Lease
+    device: Device
+    lease: Lease | None
     status_line: str
     begun_s: float
     told_s: float
+    since_s: float
     stage: str = ""
+    waiting: bool = False
     duration_s: float | None = None
+    expected_s: float | None = None
     steps: int = 0
+    area: float = 0.0
+    queued: bool = False
+    abandoned: bool = False
 
     def told(self, event: events.AssetProgress, now_s: float) -> None:
-        """Progress was made."""
+        """Progress was made, or it waits while others make some."""
+        self.waiting = event.stage.endswith(events.WAITING)
+        if self.waiting:
+            self.begun_s += now_s - self.told_s
         self.told_s = now_s
         self.stage = event.stage
         if event.duration_s > 0:
             self.duration_s = event.duration_s
+
+    def promoted(self, lease: Lease, now_s: float) -> None:
+        """It has been read ahead and gets a slot."""
+        self.lease, self.queued = lease, False
+        self.begun_s = self.told_s = self.since_s = now_s
+
+    def release(self) -> None:
+        """Give back the slot, if it has one."""
+        if self.lease is not None:
+            self.lease.release()
 
     def outcome(self, state: State, **more: object) -> Outcome:
         """What became of it, where the worker cannot say."""
@@ -45,11 +69,14 @@ class Flight:
             fingerprint=self.job.fingerprint,
             device=self.job.device,
             rendered_only=self.job.published is not None,
+            part=self.job.part.label if self.job.part else "",
             **more,  # type: ignore[arg-type]
         )
 
 
-def job_of(planned: Planned, device: str, attempt: int, position: int, total: int) -> Job:
+def job_of(
+    planned: Planned, device: str, attempt: int, position: int, total: int, claim: str = ""
+) -> Job:
     """The next attempt at an asset, as plain values."""
     return Job(
         asset=planned.asset,
@@ -68,6 +95,9 @@ def job_of(planned: Planned, device: str, attempt: int, position: int, total: in
         suspect=planned.suspect,
         redo=planned.redo,
         published=planned.published if planned.action is Action.RENDER else None,
+        claim=claim,
+        part=planned.part,
+        parts=planned.parts,
     )
 
 
@@ -81,39 +111,77 @@ def carried_on(planned: Planned, records: Sequence[StageRecord]) -> Planned:
 
 
 class Flights:
-    """The jobs at work, by asset. One thread only."""
+    """The jobs at work, in the order in which they began. One thread only.
+
+    Those that were abandoned are in it until they end, since they hold what they hold.
+    """
 
     def __init__(self) -> None:
-        self._by_asset: dict[str, Flight] = {}
+        self._by_key: dict[str, Flight] = {}
+        self._by_device: dict[str, dict[str, Flight]] = {}
+        self._by_asset: dict[str, list[Flight]] = {}
+        self._abandoned = 0
 
     def __len__(self) -> int:
-        return len(self._by_asset)
+        """How many there are to wait for."""
+        return len(self._by_key) - self._abandoned
+
+    @property
+    def held(self) -> int:
+        """How many there are with those that were abandoned."""
+        return len(self._by_key)
 
     def values(self) -> Collection[Flight]:
         """All of them."""
-        return self._by_asset.values()
+        return self._by_key.values()
+
+    def abandon(self, flight: Flight) -> None:
+        """Wait for it no longer."""
+        flight.abandoned = True
+        self._abandoned += 1
+
+    def others(self, flight: Flight) -> list[Flight]:
+        """What else is at work on the whole of the same asset, and of use."""
+        return [
+            other
+            for other in self._by_asset.get(flight.job.asset.id, ())
+            if other is not flight and not other.abandoned and other.job.part is None
+        ]
 
     def add(self, flight: Flight) -> None:
         """A job begins."""
-        self._by_asset[flight.job.asset.id] = flight
+        self._by_key[flight.job.key] = flight
+        self._by_device.setdefault(flight.job.device, {})[flight.job.key] = flight
+        self._by_asset.setdefault(flight.job.asset.id, []).append(flight)
 
     def remove(self, flight: Flight) -> None:
         """A job has ended."""
-        del self._by_asset[flight.job.asset.id]
+        del self._by_key[flight.job.key]
+        del self._by_device[flight.job.device][flight.job.key]
+        self._abandoned -= flight.abandoned
+        of_asset = self._by_asset[flight.job.asset.id]
+        of_asset.remove(flight)
+        if not of_asset:
+            del self._by_asset[flight.job.asset.id]
 
-    def get(self, asset_id: str) -> Flight | None:
-        """What is at work at an asset."""
-        return self._by_asset.get(asset_id)
+    def get(self, key: str) -> Flight | None:
+        """What is at work under a job's key."""
+        return self._by_key.get(key)
+
+    def has(self, planned: Planned) -> bool:
+        """Whether a job of that very asset or part is at work, abandoned or not."""
+        share = planned.part.label if planned.part is not None else ""
+        return events.job_key(planned.asset.id, share) in self._by_key
 
     def holds(self, job: Job) -> bool:
         """Whether this very attempt is at work, not a later one at the same asset."""
-        flight = self._by_asset.get(job.asset.id)
+        flight = self._by_key.get(job.key)
         return flight is not None and flight.job is job
 
     def of(self, job: Job) -> Flight:
         """The flight of a job that is at work."""
-        return self._by_asset[job.asset.id]
+        return self._by_key[job.key]
 
     def on(self, device: str) -> list[Flight]:
-        """What is at work on a device."""
-        return [flight for flight in self._by_asset.values() if flight.job.device == device]
+        """What is at work on a device, in the order in which it began."""
+        return list(self._by_device.get(device, {}).values())

@@ -7,8 +7,10 @@ Docker, Slurm and systemd limit memory by control groups, which the machine's ow
 
 from __future__ import annotations
 
+import math
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
@@ -61,6 +63,13 @@ _DIARIZED_PART_S = 3600.0
 
 _BASE_BYTES = 100_000_000
 """What any task takes: decoder, caches, the transcript."""
+
+
+_AVAILABLE_FRESH_S = 0.05
+"""The files of a container's limits take a millisecond."""
+
+_RESIDENT_FRESH_S = 0.5
+"""The list of this program's processes takes several, for it is made from that of all."""
 
 
 def parse_size_bytes(text: str, flag: str) -> int:
@@ -153,6 +162,20 @@ def resident_bytes() -> int:
     return total
 
 
+def kept_for(seconds: float, read: Callable[[], int]) -> Callable[[], int]:
+    """A reading that is taken again only when it is older: of many tiny assets each asks for it."""
+    taken_at_s, value = -math.inf, 0
+
+    def latest() -> int:
+        nonlocal taken_at_s, value
+        now_s = time.monotonic()
+        if now_s - taken_at_s >= seconds:
+            taken_at_s, value = now_s, read()
+        return value
+
+    return latest
+
+
 # -- what an asset needs -------------------------------------------------------------------------
 
 
@@ -209,13 +232,14 @@ class MemoryFloor:
         min_free_bytes: int,
         warn: Callable[[str], None],
         *,
-        available: Callable[[], int] = available_bytes,
-        resident: Callable[[], int] = resident_bytes,
+        available: Callable[[], int] | None = None,
+        resident: Callable[[], int] | None = None,
     ) -> None:
         self._floor = min_free_bytes
         self._warn = warn
-        self._available = available
-        self._resident = resident
+        self._available = available or kept_for(_AVAILABLE_FRESH_S, available_bytes)
+        # Too old it is too small for what runs, and others wait a little longer than they must.
+        self._resident = resident or kept_for(_RESIDENT_FRESH_S, resident_bytes)
         self._idle = 0
         self._needs: dict[str, int] = {}
         self._warned = False

@@ -6,7 +6,7 @@ those that the caller maps. What is not understood travels in `Asset.metadata`, 
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,17 +17,19 @@ from pydantic import BaseModel, ValidationError
 
 from audio_batch import manifest_entry, manifest_sources, manifest_text
 from audio_batch.errors import UsageError
-from audio_batch.manifest_entry import ALIASES
+from audio_batch.garbage import uncollected
+from audio_batch.manifest_entry import ALIASES, SPEAKER_FIELDS, options_of, speaker_conflicts
 from audio_batch.manifest_text import JsonDocument, JsonLines, Keys, Raw, pointer, shown
 from audio_batch.text import for_terminal
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
-_SPEAKER_FIELDS = ("min_speakers", "max_speakers", "num_speakers")
-_OPTION_FIELDS = ("language", "task", "prompt", "hotwords", *_SPEAKER_FIELDS, "priority", "formats")
-FIELDS = frozenset({"id", "name", "uri", "duration_s", *_OPTION_FIELDS})
+FIELDS = frozenset({"id", "name", "uri", "duration_s", *manifest_entry.OPTION_FIELDS})
 """What is understood of an entry, by our names; `fields` of `load` maps these."""
 
+
+_LOOKED_FOR_AT_ONCE = 4096
+"""Entries whose files are looked for together: what they say is not held longer than that."""
 
 _OUR_NAMES = {
     **{alias: ours for ours, aliases in ALIASES.items() for alias in aliases},
@@ -47,6 +49,8 @@ class Asset:
     `uri` is the manifest's own text, `path` the local file that it means, absolute, or None for
     an entry that was not wanted: nobody looked for its file. `position` counts from 0. A higher
     `priority` goes first. `metadata` holds every field of the entry that was not understood.
+    `seen` is the file's identity (`manifest_sources.identity`) when the manifest was read, None
+    where there was no file.
     """
 
     id: str
@@ -65,6 +69,7 @@ class Asset:
     formats: tuple[str, ...] | None = None
     duration_s: float | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    seen: str | None = field(default=None, compare=False)
 
     def field(self, name: str) -> Any:
         """The value of a field by the manifest's name for it, else by ours; None if there is none.
@@ -119,9 +124,9 @@ def load(
         )
     if root is not None and not root.is_dir():
         raise UsageError(f"The root {for_terminal(str(root))} is no folder.")
-    with manifest_text.opened(path) as source:
+    with manifest_text.opened(path) as source, uncollected():
         reader = _Reader(source, str((root or path.parent).absolute()), mapping, known_formats)
-        assets = reader.read(wanted or (lambda _: True), allow_missing)
+        assets = reader.read(wanted, allow_missing)
         if problems := reader.problems():
             raise manifest_text.refused(path, problems)
     return Manifest(path, tuple(assets), reader.defaults)
@@ -166,34 +171,45 @@ class _Reader:
         self._read_as_named = self._entry_model.model_fields.keys() - replaced
         self._understood = (FIELDS - mapping.keys()) | set(mapping.values())
         self._id_name = mapping.get("id", "id")
-        self._first_with_id: dict[str, Raw] = {}
+        self._first_with_id: dict[str, tuple[int, int | None]] = {}
 
-    def read(self, wanted: Callable[[Asset], bool], allow_missing: bool) -> list[Asset]:
+    def read(self, wanted: Callable[[Asset], bool] | None, allow_missing: bool) -> list[Asset]:
         """All entries as assets; worth nothing where there are `problems`."""
         for keys, text in self._source.faults():
             self._report(None, keys, text)
         self._read_defaults()
         assets: list[Asset] = []
-        sought: list[tuple[int, _Located]] = []
-        for raw in self._source.entries():
-            if (model := self._understood_of(raw)) is None:
-                continue
-            if (located := self._located(raw, model)) is None:
-                continue
-            if wanted(located.asset):
-                if located.problem:
-                    self._report(raw, (located.key,), located.problem)
-                else:
-                    sought.append((len(assets), located))
-            assets.append(located.asset)
+        located = filter(None, map(self._located, self._source.entries()))
+        while some := list(itertools.islice(located, _LOOKED_FOR_AT_ONCE)):
+            assets += self._looked_for(some, wanted, allow_missing)
         if not assets and not self._problems:
             self._report(None, self._source.base, "the manifest names no recordings")
-        files = manifest_sources.look_for_all([located.places for _, located in sought])
-        for (at, located), found in zip(sought, files, strict=True):
-            assets[at] = dataclasses.replace(located.asset, path=found.path)
-            if found.problem and not allow_missing:
-                self._report(located.raw, (located.key,), found.problem)
         return assets
+
+    def _looked_for(
+        self,
+        entries: Sequence[_Located],
+        wanted: Callable[[Asset], bool] | None,
+        allow_missing: bool,
+    ) -> Iterator[Asset]:
+        """These entries as assets, each with its file if it is wanted."""
+        sought = [wanted is None or wanted(entry.asset(None)) for entry in entries]
+        places = [
+            entry.places
+            for entry, is_sought in zip(entries, sought, strict=True)
+            if is_sought and entry.places
+        ]
+        files = iter(manifest_sources.look_for_all(places))
+        for entry, is_sought in zip(entries, sought, strict=True):
+            if not is_sought:
+                yield entry.asset(None)
+                continue
+            found = next(files) if entry.places else None
+            if entry.problem:
+                self._report(entry.raw, (entry.key,), entry.problem)
+            elif found and found.problem and not allow_missing:
+                self._report(entry.raw, (entry.key,), found.problem)
+            yield entry.asset(found)
 
     def problems(self) -> list[str]:
         """What was found, in the order of the manifest."""
@@ -219,11 +235,13 @@ class _Reader:
         base = ("defaults",)
         sound = self._without_faults(None, value, base)
         model = self._validated(self._defaults_model, sound, None, base)
-        self.defaults = _options(model)
-        for text in _speaker_conflicts(self.defaults):
+        self.defaults = options_of(model)
+        for text in speaker_conflicts(self.defaults):
             self._report(None, base, text)
 
     def _without_faults(self, raw: Raw | None, value: Any, base: Keys = ()) -> Any:
+        if manifest_text.is_surely_sound(value):
+            return value
         bad = set[str | int]()
         for keys, text in manifest_text.faults(value):
             self._report(raw, (*base, *keys), text)
@@ -261,12 +279,15 @@ class _Reader:
             self._report(raw, (), f"an entry must be an object, not {shown(raw.value)}")
             return None
         sound = self._without_faults(raw, raw.value)
-        known = {name: sound[name] for name in self._read_as_named & sound.keys()}
-        known |= {ours: sound[name] for ours, name in self._mapping.items() if name in sound}
+        known = {name: value for name, value in sound.items() if name in self._read_as_named}
+        if self._mapping:
+            known |= {ours: sound[name] for ours, name in self._mapping.items() if name in sound}
         return self._validated(self._entry_model, known, raw, names=self._mapping)
 
-    def _located(self, raw: Raw, model: manifest_entry.Entry) -> _Located | None:
-        """An entry as an asset whose file has not been looked for; None if it names none."""
+    def _located(self, raw: Raw) -> _Located | None:
+        """An entry whose file has not been looked for; None if it is none or names none."""
+        if (model := self._understood_of(raw)) is None:
+            return None
         key, uri = self._chosen(model, "uri")
         if uri is None:
             self._check_source_is_named(raw)
@@ -283,17 +304,18 @@ class _Reader:
             problem = str(error)
         asset_id = model.id or manifest_sources.derived_id(f"{folder}/{text}" if folder else text)
         self._check_id(raw, asset_id if raw.value.get(self._id_name) is None else model.id)
-        asset = Asset(
-            id=asset_id,
-            uri=uri,
-            path=None,
-            name=model.name if model.name and model.name.strip() else manifest_sources.stem(text),
-            position=raw.index,
-            duration_s=self._chosen(model, "duration_s")[1],
-            metadata=self._unknown_fields(raw.value, model),
+        fields = {
+            "id": asset_id,
+            "uri": uri,
+            "name": model.name
+            if model.name and model.name.strip()
+            else manifest_sources.stem(text),
+            "position": raw.index,
+            "duration_s": self._chosen(model, "duration_s")[1],
+            "metadata": self._unknown_fields(raw.value, model, key),
             **self._merged_options(raw, model),
-        )
-        return _Located(asset, raw, key, places, problem)
+        }
+        return _Located(fields, raw, key, places, problem)
 
     def _chosen(self, model: BaseModel, ours: str) -> tuple[str, Any]:
         """The manifest's name of a field of ours, and its value; ("", None) if it has none."""
@@ -310,9 +332,9 @@ class _Reader:
     def _check_id(self, raw: Raw, asset_id: str | None) -> None:
         if asset_id is None:
             return
-        first = self._first_with_id.setdefault(asset_id, raw)
-        if first is not raw:
-            place = self._at(first)
+        index, line = self._first_with_id.setdefault(asset_id, (raw.index, raw.line))
+        if index != raw.index:
+            place = self._at(Raw(index, None, line))
             if raw.value.get(self._id_name) is None:
                 text = f"the same recording is already at {place}; to have it twice, give both ids"
                 self._report(raw, (), text)
@@ -320,53 +342,52 @@ class _Reader:
                 text = f"the id {shown(asset_id)} is already that of {place}"
                 self._report(raw, (self._id_name,), text)
 
-    def _unknown_fields(self, entry: dict[str, Any], model: BaseModel) -> dict[str, Any]:
-        used = {self._chosen(model, ours)[0] for ours in ALIASES}
-        hidden = self._understood | used
-        return {name: value for name, value in entry.items() if name not in hidden}
+    def _unknown_fields(
+        self, entry: dict[str, Any], model: BaseModel, source_key: str
+    ) -> dict[str, Any]:
+        others = {
+            name: value
+            for name, value in entry.items()
+            if name not in self._understood and name != source_key
+        }
+        if others:
+            for ours in ALIASES:
+                others.pop(self._chosen(model, ours)[0], None)
+        return others
 
     def _merged_options(self, raw: Raw, model: BaseModel) -> dict[str, Any]:
-        own = _options(model)
+        own = options_of(model)
+        if not own:
+            return self.defaults
         merged = dict(self.defaults)
         # What an entry says of its speakers replaces what the defaults say otherwise.
         if "num_speakers" in own:
             merged.pop("min_speakers", None)
             merged.pop("max_speakers", None)
-        elif not own.keys().isdisjoint(_SPEAKER_FIELDS):
+        elif not own.keys().isdisjoint(SPEAKER_FIELDS):
             merged.pop("num_speakers", None)
         merged |= own
-        if not own.keys().isdisjoint(_SPEAKER_FIELDS):
-            for text in _speaker_conflicts(merged):
+        if not own.keys().isdisjoint(SPEAKER_FIELDS):
+            for text in speaker_conflicts(merged):
                 self._report(raw, (), text)
         return merged
 
 
 @dataclass(frozen=True, slots=True)
 class _Located:
-    """An asset, where it stands, and where its file may lie, or why it cannot be local."""
+    """What an entry says, where it stands, and where its file may lie, or why it cannot be local.
 
-    asset: Asset
+    `fields` are those of its asset but for what is known once its file has been looked for.
+    """
+
+    fields: dict[str, Any]
     raw: Raw
     key: str
     places: tuple[str, ...]
     problem: str | None
 
-
-def _options(model: BaseModel) -> dict[str, Any]:
-    """The options that a model holds, by our names."""
-    options: dict[str, Any] = {}
-    for ours in _OPTION_FIELDS:
-        for alias in ALIASES.get(ours, (ours,)):
-            if (value := getattr(model, alias)) is not None:
-                options.setdefault(ours, value)
-    return options
-
-
-def _speaker_conflicts(options: Mapping[str, Any]) -> Iterator[str]:
-    low, high, count = (options.get(name) for name in _SPEAKER_FIELDS)
-    if low is not None and high is not None and low > high:
-        yield f"min_speakers {low} is above max_speakers {high}"
-    if count is not None and low is not None and count < low:
-        yield f"num_speakers {count} is below min_speakers {low}"
-    if count is not None and high is not None and count > high:
-        yield f"num_speakers {count} is above max_speakers {high}"
+    def asset(self, found: manifest_sources.Found | None) -> Asset:
+        """The asset; None if nobody has looked for its file."""
+        if found is None:
+            return Asset(path=None, **self.fields)
+        return Asset(path=found.path, seen=found.identity, **self.fields)

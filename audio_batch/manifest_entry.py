@@ -37,10 +37,15 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
 }
 """Our fields that a manifest may name otherwise; the first that is there (and not null) counts."""
 
+SPEAKER_FIELDS = ("min_speakers", "max_speakers", "num_speakers")
+OPTION_FIELDS = ("language", "task", "prompt", "hotwords", *SPEAKER_FIELDS, "priority", "formats")
+_OPTION_NAMES = frozenset(name for ours in OPTION_FIELDS for name in ALIASES.get(ours, (ours,)))
+
 _END = r"(?![\s\S])"  # the end of the text, the same in Python's dialect and in ECMA 262
 _ID_CHARACTERS = r"[^\u0000-\u001f\u007f-\u009f]"
 _ESCAPES = r"^(?:[A-Za-z]:|[/\\])|(?:^|[/\\])\.\.(?:[/\\]|" + _END + ")"
 _ID_PATTERN = rf"^(?![A-Za-z]:|[/\\])(?!(?:.*[/\\])?\.\.(?:[/\\]|{_END})){_ID_CHARACTERS}+{_END}"
+_ORDINARY_ID = re.compile(r"[A-Za-z0-9_ -]+(?:[./][A-Za-z0-9_ -]+)*")  # told at once to be one
 _NO_NUL = r"^[^\u0000]+" + _END
 
 MAX_NAME, MAX_PATH, MAX_PROMPT = 10_000, 32_767, 100_000
@@ -63,6 +68,8 @@ def _checked_id(value: object) -> object:
         raise ValueError("must not be empty")
     if len(value) > 1000:
         raise ValueError("must not be longer than 1,000 characters")
+    if _ORDINARY_ID.fullmatch(value):
+        return value
     if re.search(_ESCAPES, value):
         raise ValueError(
             'must not lead out of the output folder: no "..", no leading slash, no drive letter'
@@ -172,6 +179,29 @@ class Entry(Options):
     duration_s: Seconds | None = None
     duration: Seconds | None = Field(None, description="Another name of `duration_s`.")
     duration_seconds: Seconds | None = Field(None, description="Another name of `duration_s`.")
+
+
+def options_of(model: BaseModel) -> dict[str, Any]:
+    """The options that a model holds, by our names."""
+    options: dict[str, Any] = {}
+    if model.model_fields_set.isdisjoint(_OPTION_NAMES):
+        return options
+    for ours in OPTION_FIELDS:
+        for alias in ALIASES.get(ours, (ours,)):
+            if (value := getattr(model, alias)) is not None:
+                options.setdefault(ours, value)
+    return options
+
+
+def speaker_conflicts(options: Mapping[str, Any]) -> Iterator[str]:
+    """What options by our names say of speakers that cannot all be so."""
+    low, high, count = (options.get(name) for name in SPEAKER_FIELDS)
+    if low is not None and high is not None and low > high:
+        yield f"min_speakers {low} is above max_speakers {high}"
+    if count is not None and low is not None and count < low:
+        yield f"num_speakers {count} is below min_speakers {low}"
+    if count is not None and high is not None and count > high:
+        yield f"num_speakers {count} is above max_speakers {high}"
 
 
 @functools.cache

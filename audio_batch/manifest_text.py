@@ -157,6 +157,23 @@ def faults(value: Any) -> Iterator[tuple[Keys, str]]:
                 stack.append(((*keys, key), child))
 
 
+_PLAIN_TYPES = frozenset({int, float, bool, type(None)})
+
+
+def is_surely_sound(value: Any) -> bool:
+    """Whether a parsed value has no `faults`, told quickly of what almost every entry is: an object
+    of texts in ASCII, numbers and the like."""
+    if type(value) is not dict:
+        return False
+    for key, item in value.items():
+        if not key.isascii():
+            return False
+        kind = type(item)
+        if not (item.isascii() if kind is str else kind in _PLAIN_TYPES):
+            return False
+    return True
+
+
 def _encodable(text: str) -> bool:
     if text.isascii():
         return True

@@ -45,8 +45,9 @@ class Mishaps:
     """See the module's docstring. The runner's thread only.
 
     `end` commits an outcome that stands or is tried again later, `interrupted` one that is put back
-    into the backlog, whether or not the attempt counts. `tries` are the runner's counts of
-    attempts. `forgive` takes deaths back that were the device's doing.
+    into the backlog, whether or not the attempt counts; `lose` forgets one that nobody needs.
+    `tries` are the runner's counts of attempts. `forgive` takes deaths back that were the device's
+    doing.
 
     Where the journal fails, every flight concerned has left `flights` before its error goes on:
     nobody would tell of it any more.
@@ -63,6 +64,7 @@ class Mishaps:
     emit: Callable[[events.Event], None]
     end: Callable[[Flight, Outcome], None]
     interrupted: Callable[[Flight, Outcome, bool], None]
+    lose: Callable[[Flight], None]
     forgive: Callable[[Iterable[str]], None]
     given_up: set[tuple[str, int]]
     deaths: Counter[str] = field(default_factory=Counter)
@@ -79,13 +81,16 @@ class Mishaps:
             now_s: a time of `watchdog.Ticker.awake_s`.
         """
         watch = self.guards.watch
-        for flight in list(self.flights.values()):
+        # One that waits may wait for one that hangs.
+        for flight in sorted(self.flights.values(), key=lambda flight: flight.waiting):
             budget_s = watch.budget_s(
                 flight.duration_s,
                 self.expectation.expected_s(flight.job.device, flight.duration_s),
-                on_cuda=flight.lease.device.kind == "cuda",
+                on_cuda=flight.device.kind == "cuda",
             )
             verdict = watch.verdict(flight.begun_s, flight.told_s, now_s, budget_s)
+            if flight.queued or flight.abandoned:
+                continue  # its time begins with its slot; nobody waits for it
             if verdict is None or not self.flights.holds(flight.job):
                 continue
             at = f" (at {flight.stage})" if flight.stage else ""
@@ -101,7 +106,7 @@ class Mishaps:
         others = self.pool.give_up(flight.job)
         if others is None:
             return  # it has ended in this very moment
-        self.given_up.add((asset_id, flight.job.attempt))
+        self.given_up.add((flight.job.key, flight.job.attempt))
         self._timeouts[asset_id] += 1
         self.failed_on[asset_id].add(device)
         again = self._timeouts[asset_id] < min(_MAX_TIMEOUTS, self.options.max_attempts)
@@ -119,11 +124,18 @@ class Mishaps:
 
     def _put_back(self, job: Job) -> None:
         """Put back what ended through no fault of its own: this attempt does not count."""
-        if self.flights.holds(job):
+        if self.flights.holds(job) and not self._spare(self.flights.of(job)):
             flight = self.flights.of(job)
-            self.tries[job.asset.id] -= 1
+            self.tries[job.key] -= 1
             self.backlog.put_back(flight.planned)
             self.interrupted(flight, flight.outcome(State.INTERRUPTED), False)
+
+    def _spare(self, flight: Flight) -> bool:
+        """Whether nothing is lost with it: it was abandoned, or another device is at the same."""
+        if not (flight.abandoned or self.flights.others(flight)):
+            return False
+        self.lose(flight)
+        return True
 
     def died(self, death: Death) -> None:
         """The process of a device has ended by itself."""
@@ -147,6 +159,11 @@ class Mishaps:
 
     def _end_of_dead(self, flight: Flight, death: Death, alone: bool) -> bool:
         """Do it again with nothing beside it, or set it aside; whether it is set aside."""
+        if self._spare(flight):
+            return False
+        if flight.job.part is not None:
+            self.end(flight, flight.outcome(State.FAILED, error_kind=ErrorKind.WORKER_DIED))
+            return False
         asset_id = flight.job.asset.id
         self.deaths[asset_id] += 1
         limit = self.options.max_attempts

@@ -6,7 +6,6 @@ manifest and the template alone: not on which assets a run selects, nor on their
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import re
 import string
@@ -36,14 +35,15 @@ _LIKE_MAPPED = re.compile(rf"--[0-9a-f]{{{_SHORT_HASH}}}\Z")
 _RESERVED_TOO = ("CONIN$", "CONOUT$")  # by Windows; pathvalidate knows the others
 _LIKE_A_SUFFIX = re.compile(r"\.(?=[A-Za-z][A-Za-z0-9]{0,7}\Z)")
 
-_NAMES_KEPT = 1 << 17
-"""The names of a whole manifest are asked for several times over, in its order."""
+_ORDINARY = re.compile(
+    r"(?!(?i:aux|clock|com|con|lpt|nul|prn))[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?"
+)
+"""What `pathvalidate` surely lets pass as it is, for it takes 0.1 ms: almost every id."""
 
 Parts = tuple[str, ...]
 """A name's folders and, last, its file."""
 
 
-@functools.lru_cache(_NAMES_KEPT)
 def safe_component(text: str) -> str:
     """A file name of `[A-Za-z0-9._-]{1,100}` for any text: the text itself, if it is a good one.
 
@@ -88,6 +88,7 @@ class OutputNamer:
         """
         self.template = DEFAULT_TEMPLATE if template is None else template
         self._components = _parsed(self.template)
+        self._is_id_alone = self.template == DEFAULT_TEMPLATE
 
     def names(
         self, assets: Sequence[Asset], *, taken: Iterable[PurePosixPath] = ()
@@ -101,17 +102,35 @@ class OutputNamer:
         Raises:
             UsageError: the template names a field that no asset has.
         """
+        names = self.texts(assets, taken=taken)
+        return {asset_id: PurePosixPath(name) for asset_id, name in names.items()}
+
+    def texts(
+        self, assets: Sequence[Asset], *, taken: Iterable[PurePosixPath] = ()
+    ) -> dict[str, str]:
+        """The same as text, with slashes, for many assets: a path takes longer than its name."""
         self._check_fields(assets)
-        wanted = {asset.id: self._wanted(asset) for asset in assets}
-        names, hash_digits = dict(wanted), dict.fromkeys(wanted, 0)
+        names = {asset.id: self._wanted(asset) for asset in assets}
+        wanted: dict[str, Parts] = {}
+        hash_digits: dict[str, int] = {}
         others = Counter({_file_system_key(path.parts) for path in taken})
-        while rising := [i for i in _clashing(names, others) if hash_digits[i] < _LONG_HASH]:
+        while rising := [i for i in _clashing(names, others) if hash_digits.get(i) != _LONG_HASH]:
             for asset_id in rising:
-                digits = _LONG_HASH if hash_digits[asset_id] else _SHORT_HASH
+                digits = _LONG_HASH if asset_id in hash_digits else _SHORT_HASH
                 hash_digits[asset_id] = digits
-                *folders, file = wanted[asset_id]
+                *folders, file = wanted.setdefault(asset_id, names[asset_id])
                 names[asset_id] = (*folders, _with_hash(file, asset_id, digits))
-        return {asset_id: PurePosixPath(*parts) for asset_id, parts in names.items()}
+        return {asset_id: "/".join(parts) for asset_id, parts in names.items()}
+
+    def told_apart(self, assets: Iterable[Asset], names: Mapping[str, str]) -> list[str]:
+        """Those of `texts` that have a hash only because another asset would share the name."""
+        changed = []
+        for asset in assets:
+            wanted = self._wanted(asset)
+            name = names[asset.id]
+            if name != "/".join(wanted) and _file_system_key(wanted) not in _RUNS_OWN:
+                changed.append(name)
+        return changed
 
     def _check_fields(self, assets: Sequence[Asset]) -> None:
         fields = {name for component in self._components for _, name in component if name}
@@ -124,6 +143,8 @@ class OutputNamer:
                 )
 
     def _wanted(self, asset: Asset) -> Parts:
+        if self._is_id_alone:
+            return (safe_component(asset.id),)
         *folder_components, file_component = self._components
         folders = [
             _as_folder(part)
@@ -191,9 +212,10 @@ def _value(asset: Asset, name: str) -> str:
     return str(value).strip() if isinstance(value, str | int | float) else ""
 
 
-@functools.lru_cache(_NAMES_KEPT)
 def _readable(text: str) -> str:
     """A component for people: see `OutputNamer`; "" if nothing is left."""
+    if _ORDINARY.fullmatch(text):
+        return text
     composed = unicodedata.normalize("NFC", text)
     plain = "".join(map(_plain_character, composed))
     plain = re.sub(r" +(?=\.|\Z)|(?<= ) +", "", plain)  # Windows overlooks blanks before a dot
@@ -229,7 +251,7 @@ def _as_folder(text: str) -> str:
 
 
 def _is_valid(text: str) -> bool:
-    return pathvalidate.is_valid_filename(
+    return bool(_ORDINARY.fullmatch(text)) or pathvalidate.is_valid_filename(
         text, platform="universal", fs_encoding="utf-8", additional_reserved_names=_RESERVED_TOO
     )
 

@@ -248,7 +248,11 @@ class RunOptions:
     max_per_gpu: str | None = None
     threads: int | None = None
     cpu_threads: int | None = None
-    policy: str = "least-loaded"
+    policy: str = "earliest-finish"
+    in_order: bool = False
+    prefetch: int | None = None
+    split_long_s: float | None = None
+    backup_copies: bool = True
     formats: tuple[str, ...] = ("json", "txt", "srt")
     output_template: str | None = None
     max_line_width: int | None = None

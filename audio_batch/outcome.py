@@ -34,7 +34,8 @@ class Stage(StrEnum):
 class StageRecord:
     """A stage that was done: what the journal keeps. `fingerprint` names what decided its result.
 
-    `source` is the identity of the recording that it was made of.
+    `source` is the identity of the recording that it was made of. `part` is the label of the part
+    whose words these are (`parts.Part`), "" where they are of the whole.
     """
 
     asset_id: str
@@ -45,6 +46,7 @@ class StageRecord:
     device: str
     seconds: float
     finished_at: float = field(default_factory=time.time)
+    part: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,9 @@ class Outcome:
     that this attempt did, `missing` those that failed though their asset's words were published.
     `suspicions` say why a finished transcript may not be the whole truth (see `suspicion`).
     `compute_type` is the recognizer's at the attempt's end, `batch_size` too, where lack of memory
-    has lowered it. `died` counts the attempt among those that ended their process.
+    has lowered it. `died` counts the attempt among those that ended their process. `part` labels
+    the part of the asset that was heard: it publishes nothing, and `duration_s` is its own length.
+    `superseded`: another device has published the asset meanwhile.
     """
 
     asset_id: str
@@ -91,6 +95,8 @@ class Outcome:
     batch_size: int | None = None
     compute_type: str | None = None
     died: bool = False
+    part: str = ""
+    superseded: bool = False
 
 
 @dataclass(slots=True)

@@ -10,18 +10,23 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 
 from audio_batch import __version__, speakers
+from audio_batch.claims import claim
+from audio_batch.cpu_gate import CpuGate
 from audio_batch.engines.base import Aligner, Diarizer, Recognizer
 from audio_batch.errors import AssetError, ErrorKind
-from audio_batch.events import AssetProgress
+from audio_batch.events import AssetProgress, job_key
 from audio_batch.formats import FORMATS, FormatOptions, render
+from audio_batch.gates import Gates
 from audio_batch.manifest import Asset
+from audio_batch.manifest_sources import identity
 from audio_batch.options import DecodingOptions, RunOptions, SpeakerLimits
 from audio_batch.outcome import Outcome, Published, Stage, StageRecord, State
+from audio_batch.parts import Part
 from audio_batch.stages import Aligned, Diarized, Transcribed
 from audio_batch.stagework import Failure, StageClock, StageWork
 from audio_batch.storage import STATE_FOLDER, PublishedFile, contained, publish
@@ -59,6 +64,25 @@ class Job:
     """A whole transcript stands already: nothing that is less takes its place."""
     published: PublishedFile | None = None
     """Where the transcript already is: this attempt only writes it in other formats."""
+    part: Part | None = None
+    """Only this part is heard, and its words are kept; nothing is published."""
+    parts: Mapping[Part, StageRecord] = field(default_factory=dict)
+    """What was heard of its parts; where there are any, the words are put together of them."""
+
+    claim: str = ""
+    """Under which name the right to publish is claimed; "": nobody else is at work on it."""
+    copy: bool = False
+    """Another device is at work on the same: the first one to claim it publishes it."""
+
+    @property
+    def key(self) -> str:
+        """Tells the jobs apart that are at work at the same time."""
+        return job_key(self.asset.id, self.share)
+
+    @property
+    def share(self) -> str:
+        """What of the asset it is: "" for all of it, "copy", or the label of a part."""
+        return "copy" if self.copy else self.part.label if self.part else ""
 
 
 class Models(Protocol):
@@ -84,6 +108,8 @@ class Context:
     `stage_done` is told of each stage whose result is kept while others are still to come,
     `published` of an incomplete transcript that was written meanwhile.
     `given_up` says whether the run has stopped waiting for an attempt.
+    `gates` keep those that are read ahead out of the stages that a device has no room for; `cpu`
+    keeps so many from decoding at once that the cores are no use to anybody.
     `named` gives the voices of a transcript the names that are known.
     """
 
@@ -98,6 +124,8 @@ class Context:
     published: Callable[[Published], None]
     named: Callable[[Transcript], Transcript]
     given_up: Callable[[Job], bool] = lambda _job: False
+    gates: Gates = field(default_factory=Gates)
+    cpu: CpuGate = field(default_factory=CpuGate)
 
     @property
     def state(self) -> Path:
@@ -113,8 +141,8 @@ class Context:
         if self.given_up(job):
             raise AssetError(ErrorKind.TIMEOUT, "It was given up meanwhile.")
 
-    def decode(self, job: Job) -> Audio:
-        """The recording's samples.
+    def decode(self, job: Job, span: tuple[int, int] | None = None) -> Audio:
+        """The recording's samples, or those of a span of it (see `media.decode`).
 
         Raises:
             AssetError: it cannot be decoded, or is not the file any more that was planned for.
@@ -122,7 +150,8 @@ class Context:
         from audio_batch.media import decode
 
         path = fetch(job)
-        audio = decode(path, self.limits, audio_stream=self.options.audio_stream)
+        with self.cpu:
+            audio = decode(path, self.limits, audio_stream=self.options.audio_stream, span=span)
         if source_identity(path) != job.source:
             raise AssetError(
                 ErrorKind.INPUT_CHANGED,
@@ -140,6 +169,8 @@ def process(job: Job, context: Context) -> Outcome:
     clock = StageClock()
     work = StageWork(job, context, clock)
     outcome = Outcome(job.asset.id, State.FAILED, job.fingerprint, job.device)
+    if job.part is not None:
+        return _hear(job.part, work, outcome)
     try:
         transcript = read_published(context.root, job)
         outcome = dataclasses.replace(outcome, rendered_only=transcript is not None)
@@ -147,6 +178,8 @@ def process(job: Job, context: Context) -> Outcome:
             transcript = make(work)
         if job.redo and work.failures:
             return _failed(outcome, work, next(iter(work.failures.values())))
+        if job.claim and not claim(context.state, job.claim):
+            return dataclasses.replace(outcome, superseded=True)
         with clock.stage("publish"):
             outputs = publish_all(context.named(transcript), job, context)
     except Exception as error:
@@ -171,6 +204,25 @@ def process(job: Job, context: Context) -> Outcome:
         missing = tuple(work.failures)
         return dataclasses.replace(failed, state=State.INCOMPLETE, missing=missing)
     return dataclasses.replace(outcome, timings_s=clock.timings_s, stages=tuple(work.records))
+
+
+def _hear(part: Part, work: StageWork, outcome: Outcome) -> Outcome:
+    """Hear one part and keep its words."""
+    outcome = dataclasses.replace(outcome, part=part.label)
+    try:
+        heard = work.part(part)
+    except Exception as error:
+        return _failed(outcome, work, Failure.of(error, f"{work.job.asset.id} ({part.label})"))
+    return dataclasses.replace(
+        outcome,
+        **_as_loaded(work),
+        state=State.DONE,
+        duration_s=heard.length_s,
+        speech_s=heard.speech_s,
+        language=heard.language,
+        timings_s=work.clock.timings_s,
+        stages=tuple(work.records),
+    )
 
 
 _WITHOUT = {
@@ -290,7 +342,7 @@ def source_identity(path: Path | None) -> str:
         status = path.stat()
     except (OSError, ValueError):
         return "missing"
-    return f"{status.st_size}:{status.st_mtime_ns}"
+    return identity(status)
 
 
 def fetch(job: Job) -> Path:

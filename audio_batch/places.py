@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
-from audio_batch.assembly import Fleet, usable_cores
+from audio_batch.assembly import Fleet
 from audio_batch.gpu.balancer import DeviceLoad
 from audio_batch.gpu.devices import Device
 from audio_batch.ladder import Rung, begin_with, describe, next_rung
@@ -23,12 +23,16 @@ from audio_batch.remembered import Key, Remembered
 
 @dataclass(slots=True)
 class Places:
-    """The rung that every device stands on, and the place that follows from it."""
+    """The rung that every device stands on, and the place that follows from it.
+
+    `ahead`: how many assets may be read ahead on each, besides those that it works on.
+    """
 
     options: RunOptions
     lineup: Lineup
     fleet: Fleet
     remembered: Remembered
+    ahead: int = 0
     _rungs: dict[str, Rung] = field(default_factory=dict)
     _steps: Counter[str] = field(default_factory=Counter)
     _begun_with: dict[str, DeviceLoad] = field(default_factory=dict)
@@ -70,16 +74,14 @@ class Places:
         # still counts as taken.
         load = self._begun_with[device_id]
         rung = self._rungs[device_id]
-        threads = self.options.cpu_threads
-        if threads is None and load.device.kind == "cpu":
-            threads = max(1, usable_cores() // rung.slots)
         return Place(
             device=load.device,
             slots=rung.slots,
             free_bytes=load.free_bytes,
-            cpu_threads=threads,
+            cpu_threads=self.options.cpu_threads,
             compute_type=rung.compute_type,
             batch_size=rung.batch_size,
+            ahead=self.ahead,
         )
 
     def steps(self, device: str) -> int:

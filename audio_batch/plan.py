@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -22,6 +23,7 @@ from audio_batch.options import (
     joint_fingerprint,
 )
 from audio_batch.outcome import Outcome, Stage, StageRecord, State
+from audio_batch.parts import Part
 from audio_batch.storage import STATE_FOLDER, PublishedFile
 
 _NAMES_UNKNOWN = "?"
@@ -73,7 +75,7 @@ class Planned:
     longer count (`--retry-failed`, `--overwrite`, or the night was to blame). A `suspect` ran when
     the program crashed: it comes last and runs alone. A `redo` hears a suspect transcript's
     recording again, with options that are safer than those asked for, which the fingerprints name
-    all the same.
+    all the same. With a `part` it is that part alone; `parts` are those that were heard before.
     """
 
     asset: Asset
@@ -92,6 +94,8 @@ class Planned:
     suspect: bool = False
     redo: bool = False
     entry: JournalEntry | None = None
+    part: Part | None = None
+    parts: Mapping[Part, StageRecord] = field(default_factory=dict)
 
     @property
     def missing(self) -> tuple[Stage, ...]:
@@ -114,48 +118,93 @@ def plan(
     """Decide for each asset, in the order given. Reads file sizes, writes nothing.
 
     Args:
+        source_identity: of a recording that was not seen when the manifest was read.
         stages: what earlier runs have kept.
         naming: stands for the names that voices have been given; None where that cannot be told,
             and no transcript is written anew for their sake.
     """
     known = {entry.asset_id: entry for entry in entries}
     state = root / STATE_FOLDER
-    names_key = _NAMES_UNKNOWN if naming is None else naming
+    rest = f"|{options.admission}|{_NAMES_UNKNOWN if naming is None else naming}"
+    asked: dict[object, _Asked] = {}
     planned = []
     for asset in assets:
-        decoding = for_asset(options.decoding, asset)
-        limits = limits_of(asset, options.limits)
-        formats = parse_formats(asset.formats) if asset.formats else options.formats
+        wishes = _wishes(asset)
+        if (like := asked.get(wishes)) is None:
+            like = asked[wishes] = _asked(asset, options, wanted)
+        names, fingerprint = like.stages, like.fingerprint
         name = output_names[asset.id]
         entry = known.get(asset.id)
-        source = source_identity(asset.path)
-        done = {} if options.overwrite else stages.get(asset.id, {})
-        done = {stage: record for stage, record in done.items() if record.source == source}
-        names = options.stage_fingerprints(decoding, limits, wanted)
-        kept_turns = done.get(Stage.DIARIZE) if wanted.keep_speakers else None
-        if kept_turns is not None and intact(kept_turns.file, state):
-            names[Stage.DIARIZE] = kept_turns.fingerprint
-        draft = Planned(
-            asset=asset,
-            action=Action.PROCESS,
-            decoding=decoding,
-            limits=limits,
-            formats=formats,
-            output_name=name,
-            source=source,
-            fingerprint=joint_fingerprint(names),
-            rendering=f"{options.render_fingerprint(formats)}:{name}|{options.admission}|{names_key}",
-            stages=names,
-            kept={
+        source = asset.seen or source_identity(asset.path)
+        kept = _NOTHING_KEPT
+        if (done := stages.get(asset.id)) and not options.overwrite:
+            done = {stage: record for stage, record in done.items() if record.source == source}
+            kept_turns = done.get(Stage.DIARIZE) if wanted.keep_speakers else None
+            if kept_turns is not None and intact(kept_turns.file, state):
+                names = {**names, Stage.DIARIZE: kept_turns.fingerprint}
+                fingerprint = joint_fingerprint(names)
+            kept = {
                 stage: record
                 for stage, record in done.items()
                 if names.get(stage) == record.fingerprint and intact(record.file, state)
-            },
+            }
+        draft = Planned(
+            asset=asset,
+            action=Action.PROCESS,
+            decoding=like.decoding,
+            limits=like.limits,
+            formats=like.formats,
+            output_name=name,
+            source=source,
+            fingerprint=fingerprint,
+            rendering=f"{like.layout}:{name}{rest}",
+            stages=names,
+            kept=kept,
             entry=entry,
         )
-        planned.append(decide(draft, entry, options, root))
-    # What may crash the program or break a device again costs the least at the end.
-    return sorted(planned, key=lambda item: _danger(item.entry) if _same(item) else 0)
+        planned.append(draft if entry is None else decide(draft, entry, options, root))
+    if known:
+        # What may crash the program or break a device again costs the least at the end.
+        planned.sort(key=danger)
+    return planned
+
+
+_NOTHING_KEPT: Mapping[Stage, StageRecord] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What all assets share that ask for the same: almost always all of a manifest."""
+
+    decoding: DecodingOptions
+    limits: SpeakerLimits
+    formats: tuple[str, ...]
+    stages: Mapping[Stage, str]
+    fingerprint: str
+    layout: str
+
+
+def _wishes(asset: Asset) -> object:
+    """All that an asset can ask for itself, to be told apart by."""
+    return (
+        *(asset.language, asset.task, asset.prompt, asset.hotwords, asset.formats),
+        *(asset.num_speakers, asset.min_speakers, asset.max_speakers),
+    )
+
+
+def _asked(asset: Asset, options: RunOptions, wanted: WantedStages) -> _Asked:
+    decoding = for_asset(options.decoding, asset)
+    limits = limits_of(asset, options.limits)
+    formats = parse_formats(asset.formats) if asset.formats else options.formats
+    stages = options.stage_fingerprints(decoding, limits, wanted)
+    return _Asked(
+        decoding=decoding,
+        limits=limits,
+        formats=formats,
+        stages=stages,
+        fingerprint=joint_fingerprint(stages),
+        layout=options.render_fingerprint(formats),
+    )
 
 
 def _same(planned: Planned) -> bool:
@@ -167,8 +216,10 @@ def _same(planned: Planned) -> bool:
     )
 
 
-def _danger(entry: JournalEntry | None) -> int:
-    if entry is None or entry.state is State.DONE:
+def danger(planned: Planned) -> int:
+    """How much an asset may cost the others: 0 for most, more the later it should come."""
+    entry = planned.entry
+    if entry is None or entry.state is State.DONE or not _same(planned):
         return 0
     return 2 * entry.deaths + (entry.error_kind in _COSTLY or _often_killed(entry))
 
@@ -335,6 +386,7 @@ def stands_all_the_same(outcome: Outcome) -> Outcome:
 def intact(output: PublishedFile, root: Path) -> bool:
     """Whether a published file is still there with the size that the journal has."""
     try:
-        return (root / output.path).stat().st_size == output.size_bytes
+        # Texts and not `Path`s, which cost more than the look.
+        return os.stat(os.path.join(root, output.path)).st_size == output.size_bytes  # noqa: PTH116, PTH118
     except (OSError, ValueError):
         return False

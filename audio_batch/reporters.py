@@ -26,6 +26,9 @@ from audio_batch.text import for_terminal
 
 _log = logging.getLogger("audio_batch.run")
 
+_SHOWN = 4
+"""Assets of a device that the display names."""
+
 
 class Reporter(Protocol):
     """Hears every event of a run, in order, in the parent's main thread."""
@@ -82,7 +85,7 @@ class LogReporter:
             case events.AssetStarted():
                 for line in (
                     event.balancer_status,
-                    f"[{event.position}/{event.total}] Processing: {event.name}"
+                    f"[{event.position}/{event.total}] Processing: {_named(event)}"
                     + (f" (attempt {event.attempt})" if event.attempt > 1 else ""),
                     f"ID: {event.asset_id}",
                     f"Thread: {event.worker}",
@@ -99,6 +102,10 @@ class LogReporter:
             case events.AssetFinished():
                 level, text = _closing(event)
                 self._say(event, level, text, worker=event.worker)
+            case events.AssetDropped():
+                share = event.share or "original"
+                text = f"{event.asset_id} ({share}): {event.device} is no longer waited for"
+                self._say(event, "INFO", text)
             case events.DeviceOut():
                 self._say(event, "ERROR", f"{event.device} is taken out: {event.reason}")
             case events.StopRequested():
@@ -110,9 +117,12 @@ class LogReporter:
         """See `Reporter.close`."""
 
     def _say(self, event: events.Event, level: str, text: str, worker: str = "Main") -> None:
+        number = logging.getLevelNamesMapping()[level]
+        if not _log.isEnabledFor(number):
+            return
         fields: dict[str, Any] = {"event": type(event).__name__, **_plain(event)}
         _log.log(
-            logging.getLevelNamesMapping()[level],
+            number,
             "%s",
             text,
             extra={"worker": worker, "fields": fields},
@@ -120,9 +130,10 @@ class LogReporter:
 
 
 def _plain(event: events.Event) -> dict[str, Any]:
-    values = dataclasses.asdict(event)
-    outcome = values.pop("outcome", None)
-    if outcome is not None:
+    # Only an outcome has records in it: `asdict`, which copies all there is, is slow.
+    values = {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
+    if values.pop("outcome", None) is not None:
+        outcome = dataclasses.asdict(event)["outcome"]
         values.update({k: v for k, v in outcome.items() if k != "outputs"})
         values["outputs"] = [output["path"] for output in outcome["outputs"]]
     return values
@@ -138,9 +149,18 @@ def _opening(event: events.RunStarted) -> str:
     )
 
 
+def _named(event: events.AssetStarted) -> str:
+    return f"{event.name} ({event.share})" if event.share else event.name
+
+
 def _closing(event: events.AssetFinished) -> tuple[str, str]:
     outcome = event.outcome
     head = f"[{event.position}/{event.total}]"
+    if outcome.part and outcome.state is State.DONE:
+        return "INFO", f"{head} Heard: {event.name} ({outcome.part}) in {event.wall_s:.1f} s"
+    if outcome.part:  # the asset itself tries it once more, and says what is wrong
+        text = outcome.error_text or "its worker has ended"
+        return "WARNING", f"{head} Not heard yet: {event.name} ({outcome.part}): {text}"
     if outcome.state is State.DONE:
         speed = ""
         if outcome.duration_s and event.wall_s > 0 and not outcome.rendered_only:
@@ -224,11 +244,13 @@ class LiveReporter:
                 self._print(_opening(event))
                 self._live.start()
             case events.AssetStarted():
-                self._running.setdefault(event.device, {})[event.asset_id] = event
+                self._running.setdefault(event.device, {})[event.key] = event
             case events.AssetProgress():
-                self._progress[event.asset_id] = event
+                self._progress[event.key] = event
             case events.AssetFinished():
                 self._finished(event)
+            case events.AssetDropped():
+                self._gone(event.device, events.job_key(event.asset_id, event.share))
             case events.DeviceOut():
                 self._print(f"{event.device} is taken out: {event.reason}", "red")
             case events.StopRequested():
@@ -252,14 +274,19 @@ class LiveReporter:
 
     def _finished(self, event: events.AssetFinished) -> None:
         outcome: Outcome = event.outcome
-        self._running.get(outcome.device, {}).pop(outcome.asset_id, None)
-        self._progress.pop(outcome.asset_id, None)
+        self._gone(outcome.device, events.job_key(outcome.asset_id, event.share))
+        if outcome.part and outcome.state is State.DONE:
+            return  # the asset's own end tells
         if event.will_retry_in_s is None:
             self._counts["done" if outcome.state is State.DONE else "failed"] += 1
             self._audio_s += 0.0 if outcome.rendered_only else outcome.duration_s or 0.0
         level, text = _closing(event)
         if level != "INFO" or self._verbose:
             self._print(text, {"ERROR": "red", "WARNING": "yellow"}.get(level))
+
+    def _gone(self, device: str, key: str) -> None:
+        self._running.get(device, {}).pop(key, None)
+        self._progress.pop(key, None)
 
     def _print(self, text: str, style: str | None = None) -> None:
         if not self._quiet or style == "red":
@@ -293,10 +320,13 @@ class LiveReporter:
         for load in self._loads():
             busy = "" if load.utilization_pct is None else f"{load.utilization_pct:.0f}% util"
             names = []
-            for asset_id, started in list(self._running.get(load.device.id, {}).items()):
-                at = self._progress.get(asset_id)
+            running = list(self._running.get(load.device.id, {}).items())
+            for key, started in running[:_SHOWN]:
+                at = self._progress.get(key)
                 where = f" [dim]{at.stage} {100 * at.share:.0f}%[/dim]" if at else ""
-                names.append(escape(for_terminal(started.name)) + where)
+                names.append(escape(for_terminal(_named(started))) + where)
+            if len(running) > _SHOWN:
+                names.append(f"[dim]and {len(running) - _SHOWN} more[/dim]")
             table.add_row(
                 f"[cyan]{load.device.id}[/cyan]",
                 "[red]out[/red]" if load.out_reason else f"{load.active}/{load.maximum}",

@@ -51,7 +51,7 @@ def read_manifest(request: Request) -> Manifest:
         fields=parse_fields(settings.field or ()),
         allow_missing=bool(settings.allow_missing),
         known_formats=frozenset(FORMATS),
-        wanted=matcher(where, exclude),
+        wanted=matcher(where, exclude) if where or exclude else None,
     )
 
 

@@ -2,44 +2,49 @@
 
     Runner.run
       ├─ Crew.load_all           every device's models, before any asset is touched
-      └─ loop
-          ├─ _dispatch           while a slot is free: choose → try_lease → journal.start → submit
+      └─ loop: all that has come in, in one transaction of the journal; events and jobs go out after
+          ├─ _take               each message of a worker:
+          │   ├─ started, progress     → event
+          │   ├─ stage done            → journal.finish_stage
+          │   ├─ finished → Endings    → journal.finish → release → event, or again later
+          │   └─ died → Mishaps.died   → what ran is done again, alone, or set aside
           ├─ Mishaps.watch       what takes too long is given up
-          └─ _take_message       one message of a worker:
-              ├─ started, progress     → event
-              ├─ stage done            → journal.finish_stage
-              ├─ finished → _commit    → journal.finish → release → event, or again later
-              └─ died → Mishaps.died   → what ran is done again, alone, or set aside
+          └─ _dispatch           while there is room: Dispatch.next → journal.start → submit
 
-Workers return records; only this thread commits, decides and emits. Failed attempts that may pass
-are done again after a growing delay. Whatever ends the run early, work that is running is waited
+Workers return records; only this thread commits, decides and emits. They never wait for a commit:
+what they do next has been begun ahead. Failed attempts that may pass are done again after a growing
+delay. Whatever ends the run early, work that is running is waited
 for and committed, unless it is dropped. Nothing here knows what a job does.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import queue
-import random
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from audio_batch import events
 from audio_batch.backlog import Backlog
-from audio_batch.control import Asker, Inbox, Pause, StopControl, wake_up
+from audio_batch.control import Asker, Inbox, Message, Pause, StopControl, wake_up
 from audio_batch.crew import Crew, Loader
-from audio_batch.errors import ErrorKind, SetupError
+from audio_batch.dispatch import Beginning, Dispatch, Pace, rank_of
+from audio_batch.endings import Endings
+from audio_batch.errors import SetupError
 from audio_batch.flights import Flight, Flights, carried_on, job_of
-from audio_batch.gpu.balancer import Balancer, Lease
+from audio_batch.gpu.balancer import Balancer
+from audio_batch.gpu.policies import EARLIEST_FINISH
 from audio_batch.guards import Guards
 from audio_batch.journal import Journal
 from audio_batch.mishaps import Mishaps
 from audio_batch.options import RunOptions
 from audio_batch.outcome import Outcome, Published, RunResult, StageRecord, State
-from audio_batch.pipeline import Job, source_identity
-from audio_batch.plan import Action, Planned, due_for_redo, redo_of, stands_all_the_same
+from audio_batch.partings import Partings
+from audio_batch.pipeline import Job
+from audio_batch.plan import Action, Planned
 from audio_batch.pools import Death, Finished, Pool
 from audio_batch.tell import Tell
 from audio_batch.watchdog import Expectation, Ticker
@@ -47,7 +52,8 @@ from audio_batch.watchdog import Expectation, Ticker
 _TICK_S = 0.5
 """How often the loop looks at delays and at a grace period; also bounds Ctrl-C on Windows."""
 
-MAX_RETRY_DELAY_S = 300.0
+_AT_ONCE = 1000
+"""Messages that are taken in one go: a flood of progress must not keep outcomes from the disk."""
 
 
 MakePool = Callable[[Tell, Callable[[Death], None]], Pool]
@@ -75,6 +81,7 @@ class Runner:
         loader: Callable[[Pool], Loader],
         emit: Callable[[events.Event], None],
         guards: Guards | None = None,
+        pace: Pace | None = None,
         reserve: str | None = None,
         asker: Asker | None = None,
         grace_s: float = 25.0,
@@ -83,21 +90,32 @@ class Runner:
         self._journal = journal
         self._run_id = run_id
         self._balancer = balancer
-        self._emit = emit
+        self._tell_reporter = emit
+        self._held: list[events.Event] | None = None
+        self._beginnings: list[Flight] = []
         self._guards = guards or Guards()
+        pace = pace or Pace()
         self._inbox: Inbox = queue.SimpleQueue()
         self._given_up: set[tuple[str, int]] = set()
         tell = Tell(self._on_progress, self._on_stage_done, self._on_published, self._is_given_up)
         self._pool = pool(tell, lambda death: self._inbox.put(lambda: self._mishaps.died(death)))
         self._pause = Pause(asker, self._inbox)
         self.stop = StopControl(self._inbox, grace_s)
+        self._watch_due_s = 0.0
         self._announced_stop = False
         self._draining = False
         self._flights = Flights()
         self._positions: dict[str, int] = {}
+        self._claims = itertools.count()
+        self._copies = (
+            options.backup_copies
+            and options.policy == EARLIEST_FINISH
+            and len(balancer.loads()) > (2 if reserve is not None else 1)
+        )
         self._tries: Counter[str] = Counter()
         self._expectation = Expectation()
-        self._backlog = Backlog(self._guards, self._expectation)
+        rank = rank_of(options, pace.lengths)
+        self._backlog = Backlog(self._guards, self._expectation, rank)
         self._ticker = Ticker()
         self.result = RunResult()
         self._crew = Crew(
@@ -107,8 +125,28 @@ class Runner:
             reserve=reserve,
             ladder=self._guards.ladder,
             inbox=self._inbox,
-            emit=emit,
+            emit=self._emit,
             result=self.result,
+        )
+        slots = sum(load.maximum for load in balancer.loads() if load.device.id != reserve)
+        self._partings = Partings(options.split_long_s, slots, lengths=pace.lengths)
+        self._endings = Endings(
+            options=options,
+            journal=journal,
+            guards=self._guards,
+            backlog=self._backlog,
+            flights=self._flights,
+            partings=self._partings,
+            pool=self._pool,
+            crew=self._crew,
+            expectation=self._expectation,
+            tries=self._tries,
+            given_up=self._given_up,
+            pause=self._pause,
+            stop=self.stop,
+            result=self.result,
+            emit=self._emit,
+            now_s=self._now_s,
         )
         self._mishaps = Mishaps(
             options=options,
@@ -119,12 +157,26 @@ class Runner:
             pool=self._pool,
             expectation=self._expectation,
             tries=self._tries,
-            emit=emit,
-            end=self._end,
-            interrupted=self._interrupted,
+            emit=self._emit,
+            end=self._endings.end,
+            interrupted=self._endings.interrupted,
+            lose=self._endings.lose,
             forgive=journal.forgive,
             given_up=self._given_up,
         )
+        self._dispatcher = Dispatch(
+            options=options,
+            guards=self._guards,
+            backlog=self._backlog,
+            balancer=balancer,
+            crew=self._crew,
+            flights=self._flights,
+            failed_on=self._mishaps.failed_on,
+            pace=pace,
+            isolated=self._pool.isolated,
+            workers=self._pool.workers,
+        )
+        self._endings.mishaps, self._endings.dispatcher = self._mishaps, self._dispatcher
 
     def run(self, todo: Sequence[Planned]) -> RunResult:
         """Do everything in `todo`, in its order.
@@ -134,8 +186,11 @@ class Runner:
                 journal fails. What was running is finished and committed first.
         """
         begun_s = time.monotonic()
-        self._backlog.add(*todo)
         self._positions = {item.asset.id: n for n, item in enumerate(todo, 1)}
+        if self._options.split_long_s is not None:
+            self._partings.heard = self._journal.parts()
+            todo = [one for item in todo for one in self._partings.cut(item)]
+        self._backlog.add(*todo)
         for item in todo:
             if item.suspect and item.entry is not None:
                 self._mishaps.deaths[item.asset.id] = item.entry.deaths
@@ -152,7 +207,7 @@ class Runner:
         finally:
             self._announce_stop()
             self.result.wall_s = time.monotonic() - begun_s
-            self.result.not_begun = len(self._backlog) + len(self._flights)
+            self.result.not_begun = self._not_done()
             stopped = self.stop.requested.is_set()
             self.result.interrupted = stopped and not self.result.stopped_by_failure
             # A library that loads cannot be interrupted, a process can be killed.
@@ -160,7 +215,7 @@ class Runner:
             self.result.dropped = self.result.dropped or stuck
             released = (
                 self._pool.drop()
-                if len(self._flights) or self.result.dropped
+                if self._flights.held or self.result.dropped
                 else self._pool.close()
             )
             self.result.dropped = self.result.dropped or not released
@@ -168,15 +223,29 @@ class Runner:
         return self.result
 
     def _loop(self) -> None:
+        messages: list[Message] = []
         while not self.stop.drop:
-            self._mishaps.watch(self._now_s())
-            self._crew.look_after_loading(self._guards.watch.stall_s)
-            self._dispatch()
+            with self._together():
+                self._take(messages)
+                self._watch()
+                self._dispatch()
             ended = self.stop.requested.is_set() or not len(self._backlog)
             if not len(self._flights) and (ended or self._out_of_time()):
                 return
-            self._take_message()()
-            self._announce_stop()
+            messages = self._messages()
+
+    def _not_done(self) -> int:
+        """Assets that were not begun or not ended; of one in parts many jobs may be left."""
+        at_work = (f.planned for f in self._flights.values() if not f.abandoned)
+        return len({planned.asset.id for planned in (*self._backlog, *at_work)})
+
+    def _watch(self) -> None:
+        """Look after what takes too long, not after each of a thousand messages."""
+        now_s = self._now_s()
+        if now_s >= self._watch_due_s:
+            self._watch_due_s = now_s + _TICK_S / 2
+            self._mishaps.watch(now_s)
+            self._crew.look_after_loading(self._guards.watch.stall_s)
 
     def _drain(self, error: BaseException) -> None:
         """After an error: let what runs end, and commit what still can be committed."""
@@ -185,20 +254,69 @@ class Runner:
             text = f"{error} {len(self._flights)} running are finished first."
             self._emit(events.Notice(text, warning=True))
         while len(self._flights) and not self.stop.drop:
-            with contextlib.suppress(SetupError):  # the first error is the one that is told
-                self._mishaps.watch(self._now_s())
-                self._take_message()()
+            messages = self._messages()
+            # Each by itself: what cannot be committed must not take others with it.
+            for message in messages or [wake_up]:
+                with contextlib.suppress(SetupError):  # the first error is the one that is told
+                    self._mishaps.watch(self._now_s())
+                    message()
             self._announce_stop()
 
-    def _take_message(self) -> Callable[[], None]:
+    @contextlib.contextmanager
+    def _together(self) -> Iterator[None]:
+        """Commit all that is done within as one; what follows from it, follows after that.
+
+        Raises:
+            SetupError: it cannot be committed. Nothing of it has been told to anybody.
+        """
+        self._held = []
+        committed = False
+        try:
+            with self._journal.grouped():
+                yield
+            committed = True
+        except BaseException:
+            for flight in self._beginnings:  # nobody has heard of them
+                self._flights.remove(flight)
+                self._guards.floor.ended(flight.job.key)
+                flight.release()
+                self._tries[flight.job.key] -= 1
+                self._backlog.put_back(flight.planned)
+            self._beginnings.clear()
+            raise
+        finally:
+            held, self._held = self._held, None
+            for event in held:
+                # What was not committed is not said to be done.
+                if committed or isinstance(event, events.Notice | events.DeviceOut):
+                    self._emit(event)
+        beginnings, self._beginnings = self._beginnings, []
+        for flight in beginnings:
+            self._submit(flight)
+
+    def _emit(self, event: events.Event) -> None:
+        if self._held is None:
+            self._tell_reporter(event)
+        else:
+            self._held.append(event)
+
+    def _take(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            message()
+            self._announce_stop()
+
+    def _messages(self) -> list[Message]:
+        """What has come in; waits a while for the first."""
         patience_s = _TICK_S
         due_s = self._backlog.due_in_s()
         if due_s is not None and self._may_begin:
             patience_s = min(_TICK_S, due_s + 0.001)
-        try:
-            return self._inbox.get(timeout=patience_s)
-        except queue.Empty:
-            return wake_up
+        found: list[Message] = []
+        with contextlib.suppress(queue.Empty):
+            found.append(self._inbox.get(timeout=patience_s))
+            while len(found) < _AT_ONCE:
+                found.append(self._inbox.get_nowait())
+        return found
 
     @property
     def _may_begin(self) -> bool:
@@ -215,64 +333,90 @@ class Runner:
         self._crew.tell()
         while self._may_begin:
             self._backlog.take_due()
-            if not len(self._backlog) or len(self._flights) >= self._pool.workers:
-                return
-            chosen = self._backlog.choose(
-                self._flights.values(),
-                self._crew.in_service(),
-                self._mishaps.failed_on,
-                isolated=self._pool.isolated,
-            )
-            if chosen is None:
-                return
-            planned, exclude = chosen
             try:
-                lease = self._balancer.try_lease(exclude=exclude)
+                beginning = self._dispatcher.next(self._now_s())
             except SetupError:
                 # What runs on a device that was taken out may still end well.
                 if len(self._flights):
                     return
                 raise
-            if lease is None:
+            if beginning is None:
+                if not len(self._backlog):
+                    self._copy()
                 return
-            self._backlog.remove(planned)
-            self._begin(planned, lease)
+            self._backlog.remove(beginning.planned)
+            self._begin(beginning)
 
-    def _begin(self, planned: Planned, lease: Lease) -> None:
+    def _begin(self, beginning: Beginning) -> None:
+        planned, device = beginning.planned, beginning.device
         asset = planned.asset
+        division = self._partings.of(planned)
+        attempt = division.attempt if division is not None else None
         try:
-            attempt = self._journal.start(
-                asset.id,
-                name=asset.name,
-                source=planned.source,
-                fingerprint=planned.fingerprint,
-                rendering=planned.rendering,
-                device=lease.device.id,
-                run_id=self._run_id,
-            )
+            if attempt is None:
+                attempt = self._journal.start(
+                    asset.id,
+                    name=asset.name,
+                    source=planned.source,
+                    fingerprint=planned.fingerprint,
+                    rendering=planned.rendering,
+                    device=device.id,
+                    run_id=self._run_id,
+                )
         except BaseException:
-            lease.release()
+            if beginning.lease is not None:
+                beginning.lease.release()
             self._backlog.put_back(planned)
             raise
-        self._tries[asset.id] += 1
+        if division is not None:
+            division.attempt = attempt
+            if planned.part is None:
+                self._partings.begun(planned)
         position, total = self._positions[asset.id], len(self._positions)
-        job = job_of(planned, lease.device.id, attempt, position, total)
+        claim = ""
+        whole = planned.action is Action.PROCESS and planned.part is None
+        if self._copies and whole and not planned.suspect:
+            claim = f"{self._run_id}-{next(self._claims)}"
+        job = job_of(planned, device.id, attempt, position, total, claim)
+        self._tries[job.key] += 1
+        self._take_off(job, beginning)
+
+    def _take_off(self, job: Job, beginning: Beginning) -> None:
+        planned, device = beginning.planned, beginning.device
         now_s = self._now_s()
         ladder = self._guards.ladder
         flight = Flight(
             planned,
             job,
-            lease,
+            device,
+            beginning.lease,
             self._balancer.status_line(),
             begun_s=now_s,
             told_s=now_s,
-            duration_s=asset.duration_s,
-            steps=ladder.steps(lease.device.id) if ladder else 0,
+            since_s=now_s,
+            duration_s=job.asset.duration_s,
+            expected_s=beginning.expected_s,
+            steps=ladder.steps(device.id) if ladder else 0,
+            area=self._dispatcher.touch(device.id, now_s),
+            queued=beginning.queued,
         )
         self._flights.add(flight)
-        self._guards.floor.begun(asset.id, self._guards.need_bytes(planned))
+        self._guards.floor.begun(job.key, self._guards.need_bytes(planned))
+        self._beginnings.append(flight)
+
+    def _copy(self) -> None:
+        """At the end: do what runs late once more elsewhere. The first one to be done counts."""
+        while self._copies and (late := self._dispatcher.copy(self._now_s())) is not None:
+            flight, lease = late
+            device = lease.device
+            job = replace(flight.job, device=device.id, copy=True)
+            self._take_off(job, Beginning(flight.planned, device, lease, None))
+            text = f"{flight.job.asset.name} takes long on {flight.job.device}: "
+            self._emit(events.Notice(f"{text}it is done on {device.id} too."))
+
+    def _submit(self, flight: Flight) -> None:
         self._pool.submit(
-            job,
+            flight.job,
             started=lambda job, worker: self._inbox.put(lambda: self._started(job, worker)),
             finished=lambda finished: self._inbox.put(lambda: self._finished(finished)),
         )
@@ -304,7 +448,7 @@ class Runner:
 
     def _is_given_up(self, job: Job) -> bool:
         """Called in a worker."""
-        return (job.asset.id, job.attempt) in self._given_up
+        return (job.key, job.attempt) in self._given_up
 
     def _stage_done(self, record: StageRecord) -> None:
         self._journal.finish_stage(record)
@@ -314,8 +458,8 @@ class Runner:
             flight.planned = carried_on(flight.planned, (record,))
 
     def _progressed(self, event: events.AssetProgress) -> None:
-        flight = self._flights.get(event.asset_id)
-        if flight is not None:
+        flight = self._flights.get(event.key)
+        if flight is not None and flight.job.device == event.device:
             flight.told(event, self._now_s())
             self._emit(event)
 
@@ -334,135 +478,23 @@ class Runner:
                 worker=worker,
                 balancer_status=flight.status_line,
                 duration_s=job.asset.duration_s,
+                share=job.share,
             )
         )
 
     def _finished(self, finished: Finished) -> None:
         if self._flights.holds(finished.job):  # else it was given up in this very moment
-            self._end(self._flights.of(finished.job), finished.outcome, finished.worker)
-
-    def _end(self, flight: Flight, outcome: Outcome, worker: str = "Main") -> None:
-        """A job has ended, however."""
-        self._flights.remove(flight)
-        self._guards.floor.ended(flight.job.asset.id)
-        try:
-            self._commit(flight, outcome, worker)
-        finally:
-            flight.lease.release()
-
-    def _interrupted(self, flight: Flight, outcome: Outcome, counts: bool) -> None:
-        """A job has ended without an outcome of its own; its asset is in the backlog again."""
-        self._flights.remove(flight)
-        self._guards.floor.ended(flight.job.asset.id)
-        flight.lease.release()
-        self._journal.finish(outcome, counts=counts)
-        if outcome.error_text:
-            self._tell_finished(flight, outcome, "Main", again_in_s=0.0)
-
-    # -- outcomes ---------------------------------------------------------------------------------
-
-    def _commit(self, flight: Flight, outcome: Outcome, worker: str) -> None:
-        job = flight.job
-        planned = carried_on(flight.planned, outcome.stages)
-        if outcome.error_kind is ErrorKind.DISK_FULL:
-            self._backlog.put_back(planned)
-            self._journal.finish(replace(outcome, state=State.INTERRUPTED), counts=False)
-            raise SetupError(outcome.error_text or "The disk is full.")
-        if outcome.device_failed and self._mishaps.is_the_devices_fault(job):
-            # Last in line: should it be the asset after all, the others have been done by then.
-            self._backlog.add(planned)
-            self._journal.finish(replace(outcome, state=State.INTERRUPTED), counts=False)
-            self._mishaps.device_failed(flight, outcome.error_text or "it failed", guilty=True)
-            self._tell_finished(flight, outcome, worker, again_in_s=0.0)
-            return
-        if outcome.error_kind is ErrorKind.OUT_OF_MEMORY and self._mishaps.eased(flight, outcome):
-            self._backlog.put_back(planned)
-            self._tries[job.asset.id] -= 1
-            self._journal.finish(replace(outcome, state=State.INTERRUPTED), counts=False)
-            self._tell_finished(flight, outcome, worker, again_in_s=0.0)
-            return
-        delay_s = self._retry_delay_s(job, outcome)
-        pending = delay_s is not None
-        spoilt = outcome.state in (State.FAILED, State.QUARANTINED)
-        if planned.redo and spoilt and not pending:
-            outcome = stands_all_the_same(outcome)
-        # A run that is killed before the next attempt must find it still to be done.
-        stands = replace(outcome, state=State.INTERRUPTED) if pending else outcome
-        rendered = outcome.rendered_only and outcome.state is State.DONE
-        self._journal.finish(stands, counts=not rendered, redo=planned.redo)
-        if outcome.error_kind is ErrorKind.OUT_OF_MEMORY:
-            self._mishaps.renew(job.device)
-        if due_for_redo(planned, outcome, self._options) and not self.stop.requested.is_set():
-            self._backlog.add(redo_of(planned))
-            self._tell_finished(flight, outcome, worker, again_in_s=0.0)
-            return
-        if delay_s is not None:
-            if outcome.error_kind is ErrorKind.INPUT_CHANGED:
-                source = source_identity(planned.asset.path)
-                planned = replace(planned, source=source, kept={})
-            self._backlog.add_later(planned, delay_s)
-        else:
-            self._count(flight, outcome)
-        if outcome.device_failed:
-            self._mishaps.device_failed(flight, outcome.error_text or "it failed", guilty=False)
-        self._tell_finished(flight, outcome, worker, again_in_s=delay_s)
-        if outcome.state in (State.FAILED, State.INCOMPLETE) and not pending:
-            self._after_failure()
-
-    def _count(self, flight: Flight, outcome: Outcome) -> None:
-        """An outcome stands: learn from it, and count it."""
-        wall_s = self._now_s() - flight.begun_s
-        self.result.count(outcome, wall_s)
-        if outcome.state is not State.DONE or outcome.rendered_only:
-            return
-        self._crew.finished(outcome.device)
-        self._mishaps.done(outcome.asset_id)
-        if outcome.duration_s is not None and not flight.planned.kept:
-            self._expectation.observe(outcome.device, outcome.duration_s, wall_s)
-        if self._guards.ladder is not None:
-            self._guards.ladder.worked(outcome.device, outcome)
-
-    def _tell_finished(
-        self, flight: Flight, outcome: Outcome, worker: str, *, again_in_s: float | None
-    ) -> None:
-        self._emit(
-            events.AssetFinished(
-                name=flight.job.asset.name,
-                position=flight.job.position,
-                total=flight.job.total,
-                worker=worker,
-                outcome=outcome,
-                wall_s=self._now_s() - flight.begun_s,
-                will_retry_in_s=again_in_s,
-            )
-        )
-
-    def _retry_delay_s(self, job: Job, outcome: Outcome) -> float | None:
-        """Seconds until the next attempt: doubling, with jitter; None when this was the last."""
-        tries = self._tries[job.asset.id]  # of this run: nights that were killed are nobody's fault
-        if outcome.state is State.DONE or not outcome.transient:
-            return None
-        if tries >= self._options.max_attempts:
-            return None
-        delay_s = min(self._options.retry_delay_s * 2.0 ** (tries - 1), MAX_RETRY_DELAY_S)
-        return delay_s * random.uniform(0.75, 1.25)
-
-    def _after_failure(self) -> None:
-        if self.stop.requested.is_set():
-            return
-        if self._options.fail_fast:
-            self._answered(go_on=False)
-        elif len(self._backlog):
-            self._pause.ask(self._answered)
-
-    def _answered(self, go_on: bool) -> None:
-        # A signal that came while the question was open has been obeyed already.
-        if not go_on and not self.stop.requested.is_set():
-            self.result.stopped_by_failure = True
-            self.stop.request("a failure")
+            self._endings.end(self._flights.of(finished.job), finished.outcome, finished.worker)
 
     def _put_back(self) -> None:
         """Journal what a dropped run still had in hand as interrupted, uncounted."""
         for flight in self._flights.values():
+            if flight.abandoned or flight.job.share:
+                continue
             with contextlib.suppress(SetupError):  # it stays `running`: debris for the next run
                 self._journal.finish(flight.outcome(State.INTERRUPTED), counts=False)
+        for division in self._partings.open():
+            asset_id, fingerprint = division.whole.asset.id, division.whole.fingerprint
+            broken_off = Outcome(asset_id, State.INTERRUPTED, fingerprint, device="")
+            with contextlib.suppress(SetupError):
+                self._journal.finish(broken_off, counts=False)

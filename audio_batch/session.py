@@ -15,14 +15,20 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, cast
 
 from audio_batch import __version__, events, host_memory, manners, models, summary
-from audio_batch.assembly import Fleet, build_options, is_isolated, open_fleet
+from audio_batch.assembly import Fleet, build_options, is_isolated, open_fleet, usable_cores
+from audio_batch.claims import sweep
 from audio_batch.config import Settings
 from audio_batch.control import Asker
+from audio_batch.cpu_gate import CpuGate
 from audio_batch.crew import Loader
+from audio_batch.dispatch import Pace
 from audio_batch.engines.base import Diarizer
 from audio_batch.errors import AudioBatchError, DeviceError, ExitCode, SetupError, UsageError
+from audio_batch.garbage import uncollected
+from audio_batch.gates import Gates
 from audio_batch.guards import Guards
 from audio_batch.journal import Journal
+from audio_batch.learnt import LearntSpeeds
 from audio_batch.lifetime import crash_report, interruptible, leave, signals_to
 from audio_batch.lineup import Lineup, find_lineup
 from audio_batch.loading import LoadedModels
@@ -30,6 +36,8 @@ from audio_batch.manifest import Asset, Manifest
 from audio_batch.naming import OutputNamer
 from audio_batch.options import RunOptions
 from audio_batch.outcome import RunResult
+from audio_batch.pacing import USUAL_BATCH, Pacing
+from audio_batch.parts import MARGIN_S
 from audio_batch.pipeline import source_identity
 from audio_batch.places import Places
 from audio_batch.plan import Action, Planned, plan
@@ -54,10 +62,6 @@ from audio_batch.workplace import Recipe
 
 if TYPE_CHECKING:
     from audio_batch.voices.enrolment import Enrolment
-
-
-_USUAL_BATCH = 8
-"""Windows in a batch, where the engine is left to choose: for the estimate of memory."""
 
 
 class Interface:
@@ -144,10 +148,12 @@ class _Night:
     people: Enrolment | None = None
     given: Mapping[str, str] | None = field(default_factory=dict)
     run_id: int | None = None
+    output_names: Mapping[str, str] = field(default_factory=dict)
 
     def spend(self, stack: ExitStack) -> ExitCode:
         """Plan, run, sum up; the summary is written however the run ends."""
-        planned = self.plan()
+        with uncollected():
+            planned = self.plan()
         for item in planned:
             if item.action is Action.QUARANTINE:
                 self.journal.quarantine(item.asset.id, _QUARANTINE_TEXT)
@@ -169,6 +175,7 @@ class _Night:
         self.run_id = self.journal.begin_run(version=__version__, request=self.request.to_json())
         self.journal.forgive(item.asset.id for item in todo if item.fresh)
         self.folder.sweep()
+        sweep(self.folder.state)
         try:
             self.run(planned, todo, fleet)
             if not (self.result.interrupted or self.result.dropped):
@@ -193,6 +200,7 @@ class _Night:
             assets=tuple(item.asset for item in todo),
             folder=self.folder,
             devices=fleet.devices,
+            output_names=self.output_names,
         )
         errors = []
         for check in before_run(request):
@@ -217,7 +225,8 @@ class _Night:
             for output in entry.outputs
             if output.format == "json"
         }
-        names = OutputNamer(self.options.output_template).names(self.manifest.assets, taken=taken)
+        namer = OutputNamer(self.options.output_template)
+        self.output_names = namer.texts(self.manifest.assets, taken=taken)
         return plan(
             self.assets,
             entries,
@@ -227,7 +236,7 @@ class _Night:
             naming=None
             if self.given is None
             else naming_key(self.given, self.people, self.request.settings.speaker_threshold),
-            output_names={asset_id: name.as_posix() for asset_id, name in names.items()},
+            output_names=self.output_names,
             root=self.folder.root,
             source_identity=source_identity,
         )
@@ -238,6 +247,9 @@ class _Night:
         reporter = Steady(self.interface.reporter(fleet, survey))
         assert self.run_id is not None
         places = Places(self.options, self.lineup, fleet, Remembered.load())
+        pacing = Pacing(self.options, self.lineup, fleet, places, LearntSpeeds.load())
+        pace = pacing.pace()
+        places.ahead = pace.ahead.most
         make_pool, loader = self.workers(fleet, places)
         runner = Runner(
             options=self.options,
@@ -247,7 +259,8 @@ class _Night:
             pool=make_pool,
             loader=loader,
             emit=reporter.handle,
-            guards=self.guards(fleet, places, reporter),
+            guards=self.guards(fleet, places, pace, reporter),
+            pace=pace,
             reserve=fleet.reserve.id if fleet.reserve else None,
             asker=self.interface.asker(),
         )
@@ -261,8 +274,10 @@ class _Night:
         finally:
             survey.stop()
             reporter.close()
+            pacing.keep(pace)
             if not self.result.dropped:  # a process that was killed left what it was writing
                 self.folder.sweep()
+                sweep(self.folder.state)
 
     def workers(self, fleet: Fleet, places: Places) -> tuple[MakePool, Callable[[Pool], Loader]]:
         """How this run's pool is opened, and what loads the models for it."""
@@ -282,39 +297,44 @@ class _Night:
                 return ProcessPool(
                     recipe,
                     place_of=places.place,
-                    workers=fleet.workers,
+                    workers=fleet.workers + places.ahead * len(fleet.devices),
                     logs=logs,
                     tell=tell,
                     died=died,
                 )
 
             return processes, lambda pool: cast("ProcessPool", pool)
-        loaded = LoadedModels(self.options, self.lineup, places.place)
+        cpu = CpuGate(usable_cores())
+        loaded = LoadedModels(self.options, self.lineup, places.place, cpu)
         in_threads: Loader = loaded
         known = recipe.known_voices(lambda: _first_diarizer(fleet, loaded))
 
         def threads(tell: Tell, _died: Callable[[Death], None]) -> Pool:
-            return ThreadPool(recipe.work(loaded, known, tell), fleet.workers)
+            gates = Gates(lambda device: fleet.caps[device])
+            workers = fleet.workers + places.ahead * len(fleet.devices)
+            return ThreadPool(recipe.work(loaded, known, tell, gates, cpu), workers)
 
         return threads, lambda _pool: in_threads
 
-    def guards(self, fleet: Fleet, places: Places, reporter: Reporter) -> Guards:
+    def guards(self, fleet: Fleet, places: Places, pace: Pace, reporter: Reporter) -> Guards:
         """The limits of this run.
 
         Raises:
             UsageError: a flag cannot be understood.
         """
         settings = self.request.settings
-        on_cpu = any(device.kind == "cpu" for device in fleet.devices)
+        # A shared batch is there once, whoever's windows are in it.
+        on_cpu = any(device.kind == "cpu" for device in fleet.devices) and not pace.ahead.shared
         diarize = self.lineup.diarizer is not None
         batch_sizes = [places.rung(device.id).batch_size for device in fleet.devices]
 
         def need(planned: Planned) -> int:
             if planned.action is not Action.PROCESS:
                 return 0
+            part = planned.part
             return host_memory.need_bytes(
-                planned.asset.duration_s,
-                batch_size=max(size or _USUAL_BATCH for size in batch_sizes),
+                planned.asset.duration_s if part is None else part.length_s + 2 * MARGIN_S,
+                batch_size=max(size or USUAL_BATCH["cpu"] for size in batch_sizes),
                 diarize=diarize,
                 on_cpu=on_cpu,
             )

@@ -31,7 +31,11 @@ _log = logging.getLogger("audio_batch.stages")
 
 @dataclass(frozen=True, slots=True)
 class Transcribed:
-    """The words of a recording, and what its decoding told about it."""
+    """The words of a recording, and what its decoding told about it.
+
+    `span` is set for a part that was heard by itself: its first sample in the recording and the one
+    after its last, at 16 kHz. Times and everything else count from the recording's start.
+    """
 
     segments: tuple[Segment, ...]
     language: str | None
@@ -42,6 +46,12 @@ class Transcribed:
     notes: tuple[str, ...]
     about: dict[str, Any]
     last_speech_s: float | None = None
+    span: tuple[int, int] | None = None
+
+    @property
+    def length_s(self) -> float:
+        """How much of the recording this is."""
+        return (self.span[1] - self.span[0]) / 16_000 if self.span else self.duration_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +90,13 @@ def keep(
     fingerprint: str,
     device: str,
     seconds: float,
+    part: str = "",
+    copy: bool = False,
 ) -> StageRecord:
-    """Write a stage's result below the state folder; in a worker.
+    """Write a stage's result, or that of a part, below the state folder; in a worker.
+
+    Args:
+        copy: another worker may be writing the same: each has a file of its own.
 
     Raises:
         AssetError: DISK_FULL or OUTPUT.
@@ -96,19 +111,23 @@ def keep(
     # Without a time in its header, so that equal results are equal files.
     data = gzip.compress(text, compresslevel=6, mtime=0)
     try:
-        file = publish(state, path_of(asset_id, stage), data, format_name=stage.value)
+        path = path_of(asset_id, stage, "copy" if copy else part)
+        file = publish(state, path, data, format_name=stage.value)
     except AssetError as error:
         told = f"What the {stage} stage found cannot be kept in {state}: {error.message}"
         raise AssetError(
             error.kind, told, remedy=error.remedy, transient=error.transient
         ) from error
-    return StageRecord(asset_id, stage, source, fingerprint, file, device, round(seconds, 4))
+    return StageRecord(
+        asset_id, stage, source, fingerprint, file, device, round(seconds, 4), part=part
+    )
 
 
-def path_of(asset_id: str, stage: Stage) -> PurePosixPath:
+def path_of(asset_id: str, stage: Stage, part: str = "") -> PurePosixPath:
     """Where in the state folder a result lies: by a hash of the asset's id, which is any text."""
     name = hashlib.sha256(asset_id.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-    return PurePosixPath("stages", name[:2], f"{name}.{stage.value}.json.gz")
+    what = f"{stage.value}.{part}" if part else stage.value
+    return PurePosixPath("stages", name[:2], f"{name}.{what}.json.gz")
 
 
 def load(state: Path, asset_id: str, stage: Stage, file: PublishedFile) -> Result | None:

@@ -10,21 +10,27 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from audio_batch import stages
+from audio_batch import parts, stages
+from audio_batch.engines.base import Recognition
 from audio_batch.engines.failures import is_sticky
 from audio_batch.errors import AssetError, DeviceError, ErrorKind, SetupError, UsageError
-from audio_batch.events import AssetProgress
+from audio_batch.events import WAITING, AssetProgress
 from audio_batch.outcome import Stage, StageRecord
+from audio_batch.parts import Part
 from audio_batch.stages import Aligned, Diarized, Transcribed
 from audio_batch.text import redact
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from audio_batch.engines.base import Recognizer
     from audio_batch.media import Audio
+    from audio_batch.options import DecodingOptions
     from audio_batch.pipeline import Context, Job
 
 _log = logging.getLogger("audio_batch.pipeline")
@@ -93,6 +99,8 @@ class StageWork:
     failures: dict[Stage, Failure] = field(default_factory=dict)
     recognizer: Recognizer | None = None
     _audio: Audio | None = None
+    _length_s: float = 0.0
+    _elsewhere_s: float = 0.0
 
     def words(self) -> Transcribed:
         """What is said.
@@ -102,11 +110,20 @@ class StageWork:
         """
         heard = self._kept(Stage.TRANSCRIBE, Transcribed)
         if heard is None:
-            heard = self._do(Stage.TRANSCRIBE, self._transcribe)
+            work = self._put_together if self.job.parts else self._transcribe
+            heard = self._do(Stage.TRANSCRIBE, work)
         if heard.media["state"] != "complete" and self.context.options.damaged == "fail":
             notes = heard.media["notes"]
             raise AssetError(ErrorKind.MEDIA_DAMAGED, "; ".join(notes) or heard.media["state"])
         return heard
+
+    def part(self, part: Part) -> Transcribed:
+        """What is said in one part of the recording.
+
+        Raises:
+            AudioBatchError, MemoryError: it cannot be heard.
+        """
+        return self._do(Stage.TRANSCRIBE, lambda: self._hear(part, self.job.decoding))
 
     def times(self, heard: Transcribed) -> Aligned | None:
         """When each word is said, by forced alignment; None where that is not asked for or fails.
@@ -146,19 +163,26 @@ class StageWork:
         self._tell(stage, "", 0.0)
         with self.clock.stage(stage.value):
             result = work()
+        self.clock.timings_s[stage.value] += self._elsewhere_s
+        self._elsewhere_s = 0.0
         self.context.go_on(self.job)
+        part, fingerprint = self.job.part, self.job.stages[stage]
+        if part is not None:
+            fingerprint = part.fingerprint(fingerprint, self.job.decoding)
         record = stages.keep(
             self.context.state,
             result,
             asset_id=self.job.asset.id,
             stage=stage,
             source=self.job.source,
-            fingerprint=self.job.stages[stage],
+            fingerprint=fingerprint,
             device=self.job.device,
             seconds=self.clock.timings_s[stage.value],
+            part=part.label if part is not None else "",
+            copy=self.job.copy,
         )
         self.records.append(record)
-        if stage is not max(self.job.stages, key=list(Stage).index):
+        if not self.job.share and stage is not max(self.job.stages, key=list(Stage).index):
             # The last one is journalled with the outcome, in the same transaction.
             self.context.stage_done(record)
         return result
@@ -190,17 +214,99 @@ class StageWork:
         if self._audio is None:
             with self.clock.stage("decode"):
                 self._audio = self.context.decode(self.job)
+            self._length_s = self._audio.duration_s
         return self._audio
 
     def _transcribe(self) -> Transcribed:
-        recognizer = self.recognizer = self.context.models.recognizer(self.job.device)
-        recognizer.check(self.job.decoding)
+        recognizer = self._recognizer(self.job.decoding)
         audio = self.audio()
-        heard = recognizer.transcribe(
+        length_s = audio.duration_s
+        heard = self._recognize(
+            recognizer,
             audio.samples,
             self.job.decoding,
-            lambda position_s: self._tell(Stage.TRANSCRIBE, "", position_s / audio.duration_s),
+            lambda position_s: self._tell(Stage.TRANSCRIBE, "", position_s / length_s),
         )
+        return self._transcribed(recognizer, audio, heard)
+
+    def _hear(self, part: Part, decoding: DecodingOptions) -> Transcribed:
+        """The words of a part, at their times in the recording."""
+        from audio_batch.engines.silero import probabilities
+
+        recognizer = self._recognizer(decoding)
+        with self.clock.stage("decode"):
+            audio = self.context.decode(self.job, part.span)
+        rate_hz, first = audio.sample_rate_hz, audio.first_sample
+        total = round(audio.duration_s * rate_hz)
+        with self.context.cpu:
+            start, end = span = part.cut(audio.samples, first, total, probabilities)
+        length_s = (end - start) / rate_hz
+        if self.job.part is not None:
+            self._length_s = length_s
+
+        def tell(position_s: float) -> None:
+            share = position_s / length_s
+            if self.job.part is None:
+                share = (part.index + share) / part.count
+            self._tell(Stage.TRANSCRIBE, "", share)
+
+        if start == end:  # the recording is shorter than it was said to be
+            heard = Recognition((), decoding.language, speech_s=0.0, last_speech_s=0.0)
+        else:
+            samples = audio.samples[start - first : end - first]
+            heard = self._recognize(recognizer, samples, decoding, tell)
+        last_s = heard.last_speech_s
+        if last_s is not None and heard.speech_s:
+            last_s = round(last_s + start / rate_hz, 3)
+        placed = dataclasses.replace(
+            heard, segments=parts.placed(heard.segments, span), last_speech_s=last_s
+        )
+        return dataclasses.replace(self._transcribed(recognizer, audio, placed), span=span)
+
+    def _put_together(self) -> Transcribed:
+        """The recording's words of those of its parts; what is not there is heard here and now."""
+        a_part = next(iter(self.job.parts))
+        grid = parts.split(a_part.duration_s, a_part.count)
+        decoding = self.job.decoding
+        heard = [self._heard(part) or self._hear(part, decoding) for part in grid]
+        agreed = dataclasses.replace(decoding, language=parts.language_of(heard))
+        for index in parts.misheard(heard):
+            heard[index] = self._hear(grid[index], agreed)
+        try:
+            return parts.join(heard)
+        except ValueError as error:
+            _log.warning("%s is heard again in one piece: %s.", self.job.asset.id, error)
+            return self._transcribe()
+
+    def _heard(self, part: Part) -> Transcribed | None:
+        record = self.job.parts.get(part)
+        if record is None:
+            return None
+        found = stages.load(self.context.state, self.job.asset.id, Stage.TRANSCRIBE, record.file)
+        if not isinstance(found, Transcribed):
+            return None
+        self._elsewhere_s += record.seconds
+        return found
+
+    def _recognizer(self, decoding: DecodingOptions) -> Recognizer:
+        self.recognizer = self.context.models.recognizer(self.job.device)
+        self.recognizer.check(decoding)
+        return self.recognizer
+
+    def _recognize(
+        self,
+        recognizer: Recognizer,
+        samples: NDArray[np.float32],
+        decoding: DecodingOptions,
+        progress: Callable[[float], None],
+    ) -> Recognition:
+        # What shares its batches takes windows of any number of assets.
+        shared = getattr(recognizer, "shares_batches", None)
+        gate = self._gate(Stage.TRANSCRIBE)
+        with nullcontext() if shared and shared(decoding) else gate:
+            return recognizer.transcribe(samples, decoding, progress)
+
+    def _transcribed(self, recognizer: Recognizer, audio: Audio, heard: Recognition) -> Transcribed:
         return Transcribed(
             segments=heard.segments,
             language=heard.language,
@@ -231,21 +337,24 @@ class StageWork:
             note = f"no aligner for {which}: word times are the recognizer's own"
             return Aligned(heard.segments, (note,), {})
         audio = self.audio()
-        found = aligner.align(
-            audio.samples,
-            heard.segments,
-            language,
-            lambda position_s: self._tell(Stage.ALIGN, "", position_s / audio.duration_s),
-        )
+        with self._gate(Stage.ALIGN):
+            found = aligner.align(
+                audio.samples,
+                heard.segments,
+                language,
+                lambda position_s: self._tell(Stage.ALIGN, "", position_s / audio.duration_s),
+            )
         return Aligned(found.segments, found.notes, dict(aligner.description))
 
     def _diarize(self) -> Diarized:
         diarizer = self.context.models.diarizer(self.job.device)
-        found = diarizer.diarize(
-            self.audio().samples,
-            self.job.limits,
-            lambda step, share: self._tell(Stage.DIARIZE, step, share),
-        )
+        samples = self.audio().samples
+        with self._gate(Stage.DIARIZE):
+            found = diarizer.diarize(
+                samples,
+                self.job.limits,
+                lambda step, share: self._tell(Stage.DIARIZE, step, share),
+            )
         about: dict[str, Any] = {
             **diarizer.description,
             "embedding_identity": diarizer.embedding_identity,
@@ -254,11 +363,23 @@ class StageWork:
         }
         return Diarized(found, about)
 
+    def _gate(self, stage: Stage) -> AbstractContextManager[None]:
+        return self.context.gates.enter(
+            self.job.device,
+            stage.value,
+            waiting=lambda: self._tell(stage, WAITING, 0.0),
+            gone=lambda: self.context.given_up(self.job),
+        )
+
     def _tell(self, stage: Stage, step: str, share: float) -> None:
         """Tell how far the stage has come, and how far the asset, each stage counting alike."""
         self.context.go_on(self.job)
+        if step != WAITING:
+            self.context.gates.moved(self.job.device)
         # Those before this one have been read or done, those after it may still be read.
         todo = [s for s in Stage if s in self.job.stages and s not in self.job.kept]
+        if self.job.part is not None:
+            todo = [stage]
         before = todo.index(stage) if stage in todo else 0
         self.context.progress(
             AssetProgress(
@@ -267,7 +388,8 @@ class StageWork:
                 stage=f"{stage}: {step}" if step else stage.value,
                 share=min(1.0, max(0.0, share)),
                 asset_share=min(1.0, max(0.0, (before + share) / max(1, len(todo)))),
-                duration_s=self._audio.duration_s if self._audio else 0.0,
+                duration_s=self._length_s,
+                part=self.job.share,
             )
         )
 

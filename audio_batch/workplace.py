@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from audio_batch.cpu_gate import CpuGate
 from audio_batch.engines.base import Diarizer
+from audio_batch.gates import Gates
 from audio_batch.lineup import Lineup
 from audio_batch.media import MediaLimits, decode
 from audio_batch.options import RunOptions
@@ -57,7 +59,9 @@ class Recipe:
             lambda clip: decode(clip, self.limits).samples,
         )
 
-    def work(self, models: Models, known: KnownVoices, tell: Tell) -> Work:
+    def work(
+        self, models: Models, known: KnownVoices, tell: Tell, gates: Gates, cpu: CpuGate
+    ) -> Work:
         """The pipeline with everything bound to it."""
         context = Context(
             root=self.root,
@@ -70,6 +74,8 @@ class Recipe:
             stage_done=tell.stage_done,
             published=tell.published,
             given_up=tell.given_up,
+            gates=gates,
+            cpu=cpu,
             named=known.named,
         )
 

@@ -19,6 +19,8 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from malformed import CASES, POSIX
 from mutants import DECLARED, UNDECLARED, mutant
 from originals import ENCODINGS, original
@@ -29,6 +31,7 @@ from audio_batch.errors import AssetError, ErrorKind
 from audio_batch.media import SAMPLE_RATE_HZ, MediaLimits, decode, probe
 from audio_batch.media.container import FORMATS
 from audio_batch.media.failures import translate
+from audio_batch.media.samples import SampleStore
 from audio_batch.media.source import Source, os_failure
 
 FOUND_BY_DECODING = {
@@ -687,6 +690,103 @@ def test_an_hour_needs_little_more_memory_than_its_samples(
     duration_s, samples_bytes, growth_bytes = json.loads(run_python(MEASURE, path))
     assert duration_s == 3_600
     assert growth_bytes < samples_bytes + 300e6
+
+
+SPAN_OF = """
+import json, sys
+from pathlib import Path
+import psutil
+from audio_batch.media import decode
+
+def peak_bytes():
+    try:
+        import resource
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    except ImportError:
+        return psutil.Process().memory_info().peak_wset
+
+path, first, last = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+before = peak_bytes()
+audio = decode(path, span=(first, last))
+print(json.dumps([audio.duration_s, audio.samples.nbytes, peak_bytes() - before]))
+"""
+
+
+def silent_hours(path: Path, hours: int) -> Path:
+    """A recording of 8 kHz, written without holding it."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8_000, layout="mono")
+        for minute in range(60 * hours):
+            sound = np.zeros((1, 8_000 * 60), np.int16)
+            sound[0, :8_000] = minute + 1
+            frame = av.AudioFrame.from_ndarray(sound, format="s16", layout="mono")
+            frame.sample_rate = 8_000
+            frame.pts = minute * 8_000 * 60
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("hours", "lengths_min"), [(1, (2,)), pytest.param(6, (2, 20), marks=pytest.mark.slow)]
+)
+def test_memory_grows_with_the_span_and_not_with_the_recording(
+    hours: int, lengths_min: tuple[int, ...], tmp_path: Path
+) -> None:
+    path = silent_hours(tmp_path / "hours.wav", hours)
+    first = 30 * 60 * SAMPLE_RATE_HZ
+    for minutes in lengths_min:
+        last = first + minutes * 60 * SAMPLE_RATE_HZ
+        answer = run_python(SPAN_OF, path, str(first), str(last))
+        duration_s, samples_bytes, growth_bytes = json.loads(answer)
+        assert duration_s == hours * 3_600
+        assert samples_bytes == 4 * (last - first)
+        assert growth_bytes < 2 * samples_bytes + 160e6  # an hour has 230e6
+
+
+def test_a_span_holds_the_samples_that_the_whole_has_there(tmp_path: Path) -> None:
+    """With everything that is told of the whole, whether or not silence fills what was lost."""
+    names = ("mp3 burst", "flac burst", "webm burst", "8 channels", "large tag", "opus burst")
+    for number, name in enumerate(names):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        path = made(name, folder)
+        whole = decode(path)
+        total = whole.samples.size
+        for first, last in ((0, total), (total // 3, total // 2), (total // 2, 10 * total)):
+            part = decode(path, span=(first, last))
+            assert np.array_equal(part.samples, whole.samples[first:last]), name
+            assert part.first_sample == first
+            told = (part.duration_s, part.info, part.state, part.notes)
+            assert told == (whole.duration_s, whole.info, whole.state, whole.notes)
+        assert decode(path, span=(total, 2 * total)).samples.size == 0
+
+
+@given(
+    lengths=st.lists(st.tuples(st.integers(0, 50), st.integers(1, 60)), min_size=1, max_size=8),
+    first=st.integers(0, 500),
+    size=st.integers(1, 300),
+    with_gaps=st.booleans(),
+)
+def test_a_store_keeps_a_span_of_its_samples_and_gaps(
+    lengths: list[tuple[int, int]], first: int, size: int, with_gaps: bool
+) -> None:
+    """Blocks are made so small that most of them are dropped."""
+
+    class SmallStore(SampleStore):
+        block_samples = 16
+
+    whole: list[float] = []
+    store = SmallStore((first, first + size))
+    for gap, length in lengths:
+        if gap:
+            store.gap(gap)
+            whole += [0.0] * (gap if with_gaps else 0)
+        samples = np.linspace(0.1, 0.9, length, dtype=np.float32)
+        store.append(samples)
+        whole += samples.tolist()
+    wanted = store.join(with_gaps=with_gaps)
+    assert wanted.tolist() == whole[first : first + size]
 
 
 def test_a_file_is_not_read_without_end(tmp_path: Path) -> None:

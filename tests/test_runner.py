@@ -163,7 +163,14 @@ def test_five_hundred_assets_on_three_gpus_never_pass_the_caps(house: House) -> 
             active[job.device] -= 1
         return done(job)
 
-    result = house.run(500, work, devices=GPUS, caps=caps, pool=lambda work: ThreadPool(work, 16))
+    result = house.run(
+        500,
+        work,
+        devices=GPUS,
+        caps=caps,
+        pool=lambda work: ThreadPool(work, 16),
+        options=dataclasses.replace(OPTIONS, backup_copies=False),
+    )
     assert result.done == 500
     assert sorted(seen) == sorted(f"a{n}" for n in range(500))
     assert dict(most) == caps

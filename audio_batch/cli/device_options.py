@@ -26,10 +26,39 @@ MaxPerGpu = Annotated[
 ]
 CpuThreads = Annotated[
     int | None,
-    opt("CPU threads of one asset \\[cores / slots].", "--cpu-threads", panel=DEVICES),
+    opt("CPU threads of one batch \\[by the cores].", "--cpu-threads", panel=DEVICES),
 ]
 Policy = Annotated[
-    str | None, opt("least-loaded or first-come \\[least-loaded].", "--policy", panel=DEVICES)
+    str | None,
+    opt(
+        "earliest-finish, least-loaded or first-come \\[earliest-finish].",
+        "--policy",
+        panel=DEVICES,
+    ),
+]
+Prefetch = Annotated[
+    int | None,
+    opt(
+        "Assets read ahead on a device besides \\[as fill its batches, at least 1].",
+        "--prefetch",
+        panel=DEVICES,
+    ),
+]
+SplitLong = Annotated[
+    str | None,
+    opt(
+        "Cut recordings longer than this (30m, 2h) at silences, for several devices \\[none].",
+        "--split-long",
+        panel=DEVICES,
+    ),
+]
+BackupCopies = Annotated[
+    bool | None,
+    opt(
+        "At the end, do what runs late once more on a free, faster device \\[yes].",
+        "--backup-copies/--no-backup-copies",
+        panel=DEVICES,
+    ),
 ]
 Experimental = Annotated[
     bool | None,

@@ -173,6 +173,9 @@ def run(
     max_per_gpu: devices.MaxPerGpu = None,
     cpu_threads: devices.CpuThreads = None,
     policy: devices.Policy = None,
+    prefetch: devices.Prefetch = None,
+    split_long: devices.SplitLong = None,
+    backup_copies: devices.BackupCopies = None,
     experimental: devices.Experimental = None,
     audio_stream: Annotated[
         int | None,

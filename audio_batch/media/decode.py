@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from audio_batch.media.container import OpenMedia, check_limits, open_media
 from audio_batch.media.failures import over_limit, without_sound
-from audio_batch.media.samples import Mixer, SampleStore, clean
+from audio_batch.media.samples import Mixer, SampleStore
 from audio_batch.media.tails import broken_end
 from audio_batch.media.types import DEFAULT_LIMITS, SAMPLE_RATE_HZ, Audio, AudioState, MediaLimits
 
@@ -50,7 +50,11 @@ _ADJACENT_BYTES = 64
 
 
 def decode(
-    path: Path, limits: MediaLimits = DEFAULT_LIMITS, *, audio_stream: int | None = None
+    path: Path,
+    limits: MediaLimits = DEFAULT_LIMITS,
+    *,
+    audio_stream: int | None = None,
+    span: tuple[int, int] | None = None,
 ) -> Audio:
     """Decode a recording's sound to 16 kHz mono float32. Runs in any thread, many at once.
 
@@ -69,6 +73,8 @@ def decode(
         path: the recording.
         limits: what is refused.
         audio_stream: which audio stream, from 0; None for the default one.
+        span: which samples to answer, at 16 kHz, the second one excluded. All of the recording is
+            decoded and judged all the same, but only these are held.
 
     Raises:
         AssetError: INPUT_MISSING, INPUT_NOT_A_FILE, INPUT_UNREADABLE (what can pass is transient),
@@ -76,22 +82,23 @@ def decode(
             decoded), OUT_OF_MEMORY, or OPTION for a stream that does not exist.
     """
     with open_media(path, limits, audio_stream) as media:
-        take = _Take(media, limits)
+        take = _Take(media, limits, span)
         for packet, frame in _frames(media, take.losses):
             take.add(packet, frame)
         samples = take.finish()
-        if samples.size == 0:
+        if take.total_s == 0:
             missing_s = media.declared_s if take.sound_s == 0 else None
             raise without_sound(path, take.losses.packets, missing_s)
         state, notes = _verdict(media, take)
-        notes += clean(samples)
+        notes += take.strange()
     return Audio(
         samples=samples,
         sample_rate_hz=SAMPLE_RATE_HZ,
-        duration_s=samples.size / SAMPLE_RATE_HZ,
+        duration_s=take.total_s,
         info=media.info,
         state=state,
         notes=tuple(notes),
+        first_sample=span[0] if span else 0,
     )
 
 
@@ -184,15 +191,13 @@ def _decoded(context: Any, packet: Any, losses: _Losses) -> list[Any]:
 class _Take:
     """What has been decoded so far, on the recording's own timeline."""
 
-    def __init__(self, media: OpenMedia, limits: MediaLimits) -> None:
+    def __init__(self, media: OpenMedia, limits: MediaLimits, span: tuple[int, int] | None) -> None:
         self.losses = _Losses()
         self.sound_s = 0.0
         self.gaps_kept = True
         self._media = media
         self._limits = limits
-        self._store = SampleStore()
-        self._gaps: list[tuple[int, int]] = []
-        self._gap_samples = 0
+        self._store = SampleStore(span)
         self._mixer: Mixer | None = None
         self._position_s = 0.0
         self._names = set(media.info.container.split(","))
@@ -204,8 +209,11 @@ class _Take:
     @property
     def total_s(self) -> float:
         """The length on the timeline: sound and kept gaps."""
-        gaps = self._gap_samples if self.gaps_kept else 0
-        return (self._store.count + gaps) / SAMPLE_RATE_HZ
+        return self._total / SAMPLE_RATE_HZ
+
+    @property
+    def _total(self) -> int:
+        return self._store.count + (self._store.gaps_samples if self.gaps_kept else 0)
 
     def add(self, packet: Any, frame: Any) -> None:
         """Take one decoded frame.
@@ -242,17 +250,25 @@ class _Take:
             )
 
     def finish(self) -> NDArray[np.float32]:
-        """All samples; nothing can be added afterwards.
+        """The samples that are wanted; nothing can be added afterwards.
 
         When sound and gaps together are longer than the file says, its time stamps are as damaged
         as the rest: then the gaps are closed.
         """
         self._flush()
         declared_s = self._media.info.duration_s
-        if self._gaps and declared_s and self.total_s > declared_s + _tolerance_s(declared_s):
+        if (
+            self._store.gaps_samples
+            and declared_s
+            and self.total_s > declared_s + _tolerance_s(declared_s)
+        ):
             self.gaps_kept = False
             self.losses.muted_s = 0.0
-        return self._store.join(self._gaps if self.gaps_kept else ())
+        return self._store.join(with_gaps=self.gaps_kept)
+
+    def strange(self) -> list[str]:
+        """Phrases about what is strange in the sound, once it is finished."""
+        return self._store.heard.notes(self._total)
 
     def _flush(self) -> None:
         if self._mixer is not None:
@@ -291,9 +307,7 @@ class _Take:
                 self.losses.gaps_s += gap_s
             else:
                 self.losses.muted_s += gap_s
-        length = round(gap_s * SAMPLE_RATE_HZ)
-        self._gaps.append((self._store.count, length))
-        self._gap_samples += length
+        self._store.gap(round(gap_s * SAMPLE_RATE_HZ))
         self._position_s += gap_s
 
     def _stored_nothing(self, packet: Any) -> bool:

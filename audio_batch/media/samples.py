@@ -1,9 +1,13 @@
-"""Decoded frames to one long run of 16 kHz mono samples, in little more memory than they need."""
+"""Decoded frames to one long run of 16 kHz mono samples, in little more memory than they need.
+
+Of the run a part alone can be kept; what is strange about the sound is told of the whole.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import av
@@ -12,7 +16,6 @@ from numpy.typing import NDArray
 
 from audio_batch.media.types import SAMPLE_RATE_HZ
 
-_BLOCK_SAMPLES = 16 * 1024 * 1024
 _SCAN_SAMPLES = 1024 * 1024
 
 _SILENT_DBFS = -80
@@ -74,76 +77,120 @@ def _format_of(frame: Any) -> tuple[str, str, int]:
 
 
 class SampleStore:
-    """A growing run of samples.
+    """A growing run of samples with silence between them, made finite and within -1..1.
 
     Blocks of 64 MiB are above every allocator's threshold for giving memory back at once, so
-    joining them, each freed as it is copied, never holds the recording twice.
+    joining them, each freed as it is copied, never holds the recording twice. Of blocks outside
+    the span that is kept there is one at a time.
+
+    Args:
+        span: which samples of the run are wanted, the second one excluded; None is all.
     """
 
-    def __init__(self) -> None:
+    block_samples = 16 * 1024 * 1024
+
+    def __init__(self, span: tuple[int, int] | None = None) -> None:
         self.count = 0
-        self._blocks: list[NDArray[np.float32]] = []
+        self.gaps_samples = 0
+        self.heard = Heard()
+        self._span = span
+        self._gaps: list[tuple[int, int]] = []
+        self._blocks: dict[int, NDArray[np.float32]] = {}
 
     def append(self, samples: NDArray[np.float32]) -> None:
         """Add samples at the end."""
         done = 0
         while done < samples.size:
-            used = self.count % _BLOCK_SAMPLES
+            number, used = divmod(self.count, self.block_samples)
             if used == 0:
-                self._blocks.append(np.empty(_BLOCK_SAMPLES, np.float32))
-            step = min(samples.size - done, _BLOCK_SAMPLES - used)
-            self._blocks[-1][used : used + step] = samples[done : done + step]
+                self._end_block(number - 1)
+                self._blocks[number] = np.empty(self.block_samples, np.float32)
+            step = min(samples.size - done, self.block_samples - used)
+            self._blocks[number][used : used + step] = samples[done : done + step]
             self.count += step
             done += step
 
-    def join(self, gaps: Sequence[tuple[int, int]]) -> NDArray[np.float32]:
-        """All samples in one array, with silence put in; the store must not be used afterwards.
+    def gap(self, length: int) -> None:
+        """Leave room for so many zeros before the next sample."""
+        self._gaps.append((self.count, length))
+        self.gaps_samples += length
+
+    def _end_block(self, number: int) -> None:
+        """Measure a block that is full, or the last one, and drop it where nobody wants it."""
+        block = self._blocks.get(number)
+        if block is None:
+            return
+        first = number * self.block_samples
+        self.heard.clean(block[: self.count - first])
+        if self._span is None:
+            return
+        # Whether gaps count is not known before the end: what either case needs is kept.
+        if self.count + self.gaps_samples <= self._span[0] or first >= self._span[1]:
+            del self._blocks[number]
+
+    def join(self, *, with_gaps: bool) -> NDArray[np.float32]:
+        """The samples that are wanted in one array; the store must not be used afterwards.
 
         Args:
-            gaps: (before which sample, how many zeros), in rising order.
+            with_gaps: whether the silence between them is put in, or the gaps are closed.
         """
-        whole = np.zeros(self.count + sum(length for _, length in gaps), np.float32)
-        ahead = list(reversed(gaps))
-        shift = 0
-        for first in range(0, self.count, _BLOCK_SAMPLES):
-            block = self._blocks.pop(0)
-            start, stop = first, min(first + _BLOCK_SAMPLES, self.count)
+        self._end_block((self.count - 1) // self.block_samples)
+        ahead = list(reversed(self._gaps)) if with_gaps else []
+        total = self.count + sum(length for _, length in ahead)
+        first, last = self._span or (0, total)
+        first = min(first, total)
+        wanted = np.zeros(max(0, min(last, total) - first), np.float32)
+        shift = -first
+        for number in sorted(self._blocks):
+            block, begin = self._blocks.pop(number), number * self.block_samples
+            start, stop = begin, min(begin + self.block_samples, self.count)
             while start < stop:
                 while ahead and ahead[-1][0] <= start:
                     shift += ahead.pop()[1]
                 end = min(stop, ahead[-1][0]) if ahead else stop
-                whole[start + shift : end + shift] = block[start - first : end - first]
+                low, high = max(start, -shift), min(end, wanted.size - shift)
+                if low < high:
+                    wanted[low + shift : high + shift] = block[low - begin : high - begin]
                 start = end
-        return whole
+        return wanted
 
 
-def clean(samples: NDArray[np.float32]) -> list[str]:
-    """Make samples finite and within -1..1, in place; answers what was strange about them.
+@dataclass(slots=True)
+class Heard:
+    """What is strange about samples, counted piece by piece."""
 
-    The rules: "silent" below -80 dBFS throughout; "clipped" when more than 0.1 % of the samples
-    stand at full scale in runs of three and more, or far beyond it. Both are measured after mixing,
-    so what is clipped in one of several channels may go unmentioned.
-    """
-    strange = clipped = 0
-    peak = 0.0
-    for start in range(0, samples.size, _SCAN_SAMPLES):
-        part = samples[start : start + _SCAN_SAMPLES]
-        finite = np.isfinite(part)
-        if not finite.all():
-            strange += int(part.size - np.count_nonzero(finite))
-            part[~finite] = 0.0
-        peak = max(peak, float(part.max()), -float(part.min()))
-        clipped += _clipped(part)
-        np.clip(part, -1.0, 1.0, out=part)
-    notes = []
-    if strange:
-        what = "1 sample" if strange == 1 else f"{strange} samples"
-        notes.append(f"NaN or infinite: {what} replaced by silence")
-    if peak < 10 ** (_SILENT_DBFS / 20):
-        notes.append("silent")
-    elif clipped > _CLIPPED_SHARE * samples.size:
-        notes.append(f"clipped: {clipped / samples.size:.1%} of the samples at full scale")
-    return notes
+    strange: int = 0
+    clipped: int = 0
+    peak: float = 0.0
+
+    def clean(self, samples: NDArray[np.float32]) -> None:
+        """Make samples finite and within -1..1, in place, and count what was not."""
+        for start in range(0, samples.size, _SCAN_SAMPLES):
+            part = samples[start : start + _SCAN_SAMPLES]
+            finite = np.isfinite(part)
+            if not finite.all():
+                self.strange += int(part.size - np.count_nonzero(finite))
+                part[~finite] = 0.0
+            self.peak = max(self.peak, float(part.max()), -float(part.min()))
+            self.clipped += _clipped(part)
+            np.clip(part, -1.0, 1.0, out=part)
+
+    def notes(self, total: int) -> list[str]:
+        """Phrases about what was strange in `total` samples.
+
+        "silent": below -80 dBFS throughout. "clipped": more than 0.1 % of the samples stand at full
+        scale in runs of three and more, or far beyond it. Both are measured after mixing, so what
+        is clipped in one of several channels may go unmentioned.
+        """
+        notes = []
+        if self.strange:
+            what = "1 sample" if self.strange == 1 else f"{self.strange} samples"
+            notes.append(f"NaN or infinite: {what} replaced by silence")
+        if self.peak < 10 ** (_SILENT_DBFS / 20):
+            notes.append("silent")
+        elif self.clipped > _CLIPPED_SHARE * total:
+            notes.append(f"clipped: {self.clipped / total:.1%} of the samples at full scale")
+        return notes
 
 
 def _clipped(part: NDArray[np.float32]) -> int:

@@ -55,10 +55,12 @@ class MediaInfo:
 class Audio:
     """A decoded recording.
 
-    `samples` are float32, mono, `sample_rate_hz`, within -1..1 and finite; `duration_s` is their
-    length. `state` is "damaged" when something between the first and the last sound was lost,
-    "truncated" when nothing was but the end is missing. `notes` are plain phrases about anything
-    a reader of the transcript should know ("damaged: 599.7 s of 600.0 s decoded", "silent").
+    `samples` are float32, mono, `sample_rate_hz`, within -1..1 and finite. `duration_s` is the
+    recording's length: theirs, unless a span of it alone was asked for, which begins at
+    `first_sample`. `state` is "damaged" when something between the first and the last sound was
+    lost, "truncated" when nothing was but the end is missing. `notes` are plain phrases about
+    anything a reader of the transcript should know ("damaged: 599.7 s of 600.0 s decoded",
+    "silent").
     """
 
     samples: NDArray[np.float32]
@@ -67,3 +69,4 @@ class Audio:
     info: MediaInfo
     state: AudioState
     notes: tuple[str, ...]
+    first_sample: int = 0

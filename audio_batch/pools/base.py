@@ -66,6 +66,13 @@ class Pool(Protocol):
         """
         ...
 
+    def abandon(self, job: Job) -> None:
+        """Let a job end as soon as it can: its outcome is of no use, but its `finished` is called.
+
+        A thread of this process asks `Tell.given_up` by itself.
+        """
+        ...
+
     def close(self) -> bool:
         """Let running jobs end, then release the workers.
 

@@ -21,6 +21,7 @@ from audio_batch.errors import AudioBatchError, ErrorKind
 from audio_batch.lifetime import die_with_parent, ignore_stop_signals
 from audio_batch.outcome import Outcome, State
 from audio_batch.pools.messages import (
+    Abandon,
     Begun,
     ChildSetup,
     Ended,
@@ -65,6 +66,9 @@ def serve(connection: Connection, setup: ChildSetup) -> None:
 
 def _work(connection: Connection, line: _Line, setup: ChildSetup) -> None:
     # Here, not above: the streams and the log are ours before anything heavy is imported.
+    from audio_batch.assembly import usable_cores
+    from audio_batch.cpu_gate import CpuGate
+    from audio_batch.gates import Gates
     from audio_batch.loading import LoadedModels
     from audio_batch.pools.base import Finished
     from audio_batch.pools.threads import ThreadPool
@@ -74,24 +78,32 @@ def _work(connection: Connection, line: _Line, setup: ChildSetup) -> None:
         line.send(Told(record))
 
     device = setup.place.device.id
-    models = LoadedModels(setup.recipe.options, setup.recipe.lineup, lambda _: setup.place)
+    cpu = CpuGate(usable_cores())
+    models = LoadedModels(setup.recipe.options, setup.recipe.lineup, lambda _: setup.place, cpu)
     try:
         warnings = models.load(device, set(setup.needed))
         known = setup.recipe.known_voices(lambda: models.diarizer(device))
     except AudioBatchError as error:
         line.send(Refused.of(error))
         return
-    work = setup.recipe.work(models, known, Tell(tell, tell, tell))
+    slots = setup.place.slots
+    gates = Gates(lambda _: slots)
+    abandoned: set[tuple[str, int]] = set()
+    told = Tell(tell, tell, tell, lambda job: (job.key, job.attempt) in abandoned)
+    work = setup.recipe.work(models, known, told, gates, cpu)
     line.send(Loaded(tuple(warnings)))
-    pool = ThreadPool(work, setup.place.slots, first=setup.first_worker)
+    pool = ThreadPool(work, slots + setup.place.ahead, first=setup.first_worker)
 
     def finished(done: Finished) -> None:
-        line.send_outcome(Ended(done.job.asset.id, done.outcome, done.worker))
+        line.send_outcome(Ended(done.job.key, done.outcome, done.worker))
 
     while not isinstance(message := connection.recv(), Leave):
+        if isinstance(message, Abandon):
+            abandoned.add((message.key, message.attempt))
+            continue
         pool.submit(
             message.job,
-            started=lambda job, worker: line.send(Begun(job.asset.id, worker)),
+            started=lambda job, worker: line.send(Begun(job.key, worker)),
             finished=finished,
         )
     pool.close()
@@ -128,7 +140,7 @@ class _Line:
                 error_kind=ErrorKind.INTERNAL,
                 error_text=text,
             )
-            self.send(Ended(ended.asset_id, failed, ended.worker))
+            self.send(Ended(ended.key, failed, ended.worker))
 
 
 def _redirect(path: Path) -> None:

@@ -42,6 +42,14 @@ class Do:
 
 
 @dataclass(frozen=True, slots=True)
+class Abandon:
+    """The outcome of this attempt is of no use any more: publish nothing, and end soon."""
+
+    key: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
 class Leave:
     """Let what runs end, then go."""
 
@@ -85,9 +93,9 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """A thread of the child has taken up an asset."""
+    """A thread of the child has taken up a job."""
 
-    asset_id: str
+    key: str
     worker: str
 
 
@@ -100,9 +108,9 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """An attempt has ended."""
+    """A job has ended."""
 
-    asset_id: str
+    key: str
     outcome: Outcome
     worker: str
 
@@ -114,5 +122,5 @@ class Logged:
     record: Mapping[str, Any]
 
 
-FromParent = Do | Leave
+FromParent = Do | Abandon | Leave
 FromChild = Loaded | Refused | Begun | Told | Ended | Logged

@@ -36,9 +36,7 @@ from audio_batch.pipeline import Job
 from audio_batch.pools.base import Begun, Death, Finished
 from audio_batch.pools.child import serve
 from audio_batch.pools.messages import (
-    Begun as BegunMessage,
-)
-from audio_batch.pools.messages import (
+    Abandon,
     ChildSetup,
     Do,
     Ended,
@@ -49,6 +47,9 @@ from audio_batch.pools.messages import (
     Logged,
     Refused,
     Told,
+)
+from audio_batch.pools.messages import (
+    Begun as BegunMessage,
 )
 from audio_batch.tell import Tell
 from audio_batch.text import for_terminal, kept_secrets, redact
@@ -142,7 +143,7 @@ class ProcessPool:
         place = self._place_of(device)
         if device not in self._first_worker:
             self._first_worker[device] = self._next_worker
-            self._next_worker += place.slots
+            self._next_worker += place.slots + place.ahead
         stderr = self._logs / f"{device.replace(':', '-')}.log"
         setup = ChildSetup(
             parent_pid=os.getpid(),
@@ -242,15 +243,15 @@ class ProcessPool:
         match message:
             case Told(record):
                 self._hand_on(record)
-            case BegunMessage(asset_id, worker):
+            case BegunMessage(key, worker):
                 with self._lock:
-                    task = child.tasks.get(asset_id)
+                    task = child.tasks.get(key)
                 if task is not None:
                     task.begun = True
                     task.started(task.job, worker)
-            case Ended(asset_id, outcome, worker):
+            case Ended(key, outcome, worker):
                 with self._lock:
-                    task = child.tasks.pop(asset_id, None)
+                    task = child.tasks.pop(key, None)
                 if task is not None:
                     task.finished(Finished(task.job, outcome, worker))
             case Logged(fields):
@@ -340,7 +341,7 @@ class ProcessPool:
         with self._lock:
             death = child.death
             if death is None:
-                child.tasks[job.asset.id] = _Task(job, started, finished)
+                child.tasks[job.key] = _Task(job, started, finished)
         if death is not None:
             self._died(replace(death, running=(), waiting=(job,)))
             return
@@ -350,7 +351,7 @@ class ProcessPool:
         """See `Pool.give_up`: the device's process is killed; `begin` begins it anew."""
         child = self._children[job.device]
         with self._lock:
-            task = child.tasks.get(job.asset.id)
+            task = child.tasks.get(job.key)
             if task is None or task.job is not job:
                 return None
             others = tuple(t.job for t in child.tasks.values() if t.job is not job)
@@ -358,6 +359,10 @@ class ProcessPool:
             child.expected = True
         self._kill(child)
         return others
+
+    def abandon(self, job: Job) -> None:
+        """See `Pool.abandon`."""
+        self._children[job.device].outbox.put(Abandon(job.key, job.attempt))
 
     def close(self) -> bool:
         """See `Pool.close`."""

@@ -25,6 +25,9 @@ class SerialPool:
     def give_up(self, job: Job) -> None:
         """Nothing: no job runs outside `submit`."""
 
+    def abandon(self, job: Job) -> None:
+        """See `Pool.abandon`: there is never one at work."""
+
     def close(self) -> bool:
         """Nothing to release."""
         return True

@@ -41,7 +41,9 @@ class ThreadPool:
         self._guard = threading.Lock()
         self._running: dict[int, _Task] = {}
         self._given_up: set[int] = set()
-        self._threads = [self._begin() for _ in range(workers)]
+        self._threads: list[threading.Thread] = []
+        self._waiting = 0
+        self._ended = 0
 
     def _begin(self) -> threading.Thread:
         # Daemons: one that hangs must not keep the interpreter from ending.
@@ -55,6 +57,7 @@ class ThreadPool:
         worker = threading.current_thread().name
         while (task := self._tasks.get()) is not None:
             with self._guard:
+                self._waiting -= 1
                 self._running[me] = task
             task.started(task.job, worker)
             outcome = self._outcome(task.job)
@@ -62,6 +65,7 @@ class ThreadPool:
                 del self._running[me]
                 if me in self._given_up:
                     self._given_up.remove(me)
+                    self._ended += 1
                     return
             task.finished(Finished(task.job, outcome, worker))
 
@@ -83,6 +87,13 @@ class ThreadPool:
 
     def submit(self, job: Job, *, started: Begun, finished: Callable[[Finished], None]) -> None:
         """See `Pool.submit`."""
+        with self._guard:
+            # A thread is begun when it is needed: most of those for reading ahead never are.
+            self._waiting += 1
+            busy = len(self._running) - len(self._given_up)
+            alive = len(self._threads) - len(self._given_up) - self._ended
+            if self._waiting + busy > alive and alive < self.workers:
+                self._threads.append(self._begin())
         self._tasks.put(_Task(job, started, finished))
 
     def give_up(self, job: Job) -> tuple[Job, ...] | None:
@@ -94,6 +105,9 @@ class ThreadPool:
                     self._threads.append(self._begin())
                     return ()
         return None
+
+    def abandon(self, job: Job) -> None:
+        """See `Pool.abandon`."""
 
     def close(self) -> bool:
         """See `Pool.close`."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from audio_batch import models
 from audio_batch.config import Settings
@@ -35,6 +36,7 @@ class PreflightRequest:
         assets: those of the manifest that the run takes (or still has to do).
         folder: where the outputs go; None where nobody asks.
         devices: the run's, where they are known already.
+        output_names: each asset's output name by its id, where they are known already.
         floor_bytes: free space of the output folder's disk below which that is an error.
     """
 
@@ -43,6 +45,7 @@ class PreflightRequest:
     assets: tuple[Asset, ...] = ()
     folder: OutputFolder | None = None
     devices: tuple[Device, ...] | None = None
+    output_names: Mapping[str, str] | None = None
     floor_bytes: int = FLOOR_BYTES
 
 
@@ -163,14 +166,16 @@ class Facts:
             return None
 
     @cached_property
-    def output_names(self) -> dict[str, PurePosixPath]:
+    def output_names(self) -> Mapping[str, str]:
         """Each asset's output name by its id; of the whole manifest, so as a run names them.
 
         Raises:
             UsageError: the template cannot be used.
         """
+        if self.request.output_names is not None:
+            return self.request.output_names
         assets = self.request.manifest.assets if self.request.manifest else ()
-        return OutputNamer(self.settings.output_template).names(assets)
+        return OutputNamer(self.settings.output_template).texts(assets)
 
     @property
     def wants_alignment(self) -> bool:
