@@ -317,8 +317,7 @@ class Dispatch:
                     return
                 if flight.queued:
                     flight.area = self.touch(device, now_s)
-                    flight.promoted(lease, now_s)
-                flight.lease = lease
+                flight.lease, flight.queued = lease, False
 
     # -- learning ---------------------------------------------------------------------------------
 

@@ -75,9 +75,23 @@ class Endings:
             return
         self._commit(flight, outcome, worker)
         for other in others:
-            self.flights.abandon(other)
-            self.given_up.add((other.job.key, other.job.attempt))
-            self.pool.abandon(other.job)
+            self.abandon(other)
+
+    def withdraw(self) -> None:
+        """The run is to stop: what was only read ahead is put back, and counts as no attempt."""
+        for flight in [f for f in self.flights.values() if f.queued and not f.abandoned]:
+            self.abandon(flight)
+            if self.flights.others(flight):
+                continue
+            self.backlog.put_back(flight.planned)
+            if flight.job.part is None:
+                self.journal.finish(flight.outcome(State.INTERRUPTED), counts=False)
+
+    def abandon(self, flight: Flight) -> None:
+        """Wait for it no longer, and let it end as soon as it can."""
+        self.flights.abandon(flight)
+        self.given_up.add((flight.job.key, flight.job.attempt))
+        self.pool.abandon(flight.job)
 
     def lose(self, flight: Flight) -> None:
         """A job has ended that nobody needs."""

@@ -19,9 +19,9 @@ class Flight:
 
     `lease` is its slot, None while it is read ahead. `stage` is what it last told to be at,
     `duration_s` the length of its recording as far as it is known. `steps` is how far down its
-    device was on the ladder of memory when it began. `since_s` is when it began, or got its slot
-    where only those do anything that takes long; `begun_s` is later by the time it has waited.
-    `queued`: it has no slot and needs one. `abandoned`: its outcome will be of no use to anybody.
+    device was on the ladder of memory when it began. `begun_s` and `since_s` are when it began, and
+    later by the time it has waited: for its limits and for what it has cost. `queued`: it has no
+    slot and needs one. `abandoned`: its outcome will be of no use to anybody.
     """
 
     planned: Planned
@@ -43,18 +43,15 @@ class Flight:
 
     def told(self, event: events.AssetProgress, now_s: float) -> None:
         """Progress was made, or it waits while others make some."""
-        self.waiting = event.stage.endswith(events.WAITING)
-        if self.waiting:
+        waiting = event.stage.endswith(events.WAITING)
+        if self.waiting:  # since it last told
             self.begun_s += now_s - self.told_s
+            self.since_s += now_s - self.told_s
+        self.waiting = waiting
         self.told_s = now_s
         self.stage = event.stage
         if event.duration_s > 0:
             self.duration_s = event.duration_s
-
-    def promoted(self, lease: Lease, now_s: float) -> None:
-        """It has been read ahead and gets a slot."""
-        self.lease, self.queued = lease, False
-        self.begun_s = self.told_s = self.since_s = now_s
 
     def release(self) -> None:
         """Give back the slot, if it has one."""

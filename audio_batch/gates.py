@@ -41,11 +41,18 @@ class Gate:
         self._lock = threading.Lock()
 
     def enter(self, guest: Guest, waiting: Callable[[], None], beat_s: float = BEAT_S) -> None:
-        """Come in, or wait for it; `waiting` is called every `beat_s` and may raise to give up."""
+        """Come in, or wait for it.
+
+        Args:
+            waiting: called when there is no room, every `beat_s` after that, and when the guest is
+                gone; may raise to give up.
+        """
         with self._lock:
             self._line.append(guest)
             self._call()
         try:
+            if not guest.called.is_set():
+                waiting()
             while not self._admitted(guest, beat_s):
                 waiting()
         except BaseException:
@@ -57,7 +64,7 @@ class Gate:
         while not guest.called.wait(min(_LOOK_S, max(0.0, until_s - time.monotonic()))):
             with self._lock:
                 self._call()
-            if time.monotonic() >= until_s and not guest.called.is_set():
+            if (time.monotonic() >= until_s or guest.gone()) and not guest.called.is_set():
                 return False
         return True
 
@@ -67,8 +74,9 @@ class Gate:
             self._within = [other for other in self._within if not other.gone()]
         while self._line and len(self._within) < self._width:
             guest = self._line.popleft()
-            self._within.append(guest)
-            guest.called.set()
+            if not guest.gone():
+                self._within.append(guest)
+                guest.called.set()
 
     def leave(self, guest: Guest) -> None:
         """Make room for the next."""
@@ -98,12 +106,20 @@ class Gates:
 
     @contextmanager
     def enter(
-        self, device: str, stage: str, *, waiting: Callable[[], None], gone: Callable[[], bool]
+        self,
+        device: str,
+        stage: str,
+        *,
+        waiting: Callable[[], None],
+        entered: Callable[[], None],
+        gone: Callable[[], bool],
     ) -> Iterator[None]:
         """Be in a stage.
 
         Args:
-            waiting: called from time to time while the device does other work; may raise.
+            waiting: called where there is no room at once, then from time to time while the device
+                does other work; may raise.
+            entered: called after that, once there is room; may raise.
             gone: whether nobody waits for the caller any more.
         """
         if self._slots is None:
@@ -116,15 +132,19 @@ class Gates:
                 gate = self._gates[key] = Gate(self._slots(device))
         seen = self._moves[device]
 
+        waits = False
+
         def beat() -> None:
-            nonlocal seen
-            if self._moves[device] != seen:
-                seen = self._moves[device]
+            nonlocal seen, waits
+            if not waits or gone() or self._moves[device] != seen:
+                seen, waits = self._moves[device], True
                 waiting()
 
         guest = Guest(gone)
         gate.enter(guest, beat)
         try:
+            if waits:
+                entered()
             yield
         finally:
             gate.leave(guest)

@@ -88,9 +88,12 @@ class Mishaps:
                 self.expectation.expected_s(flight.job.device, flight.duration_s),
                 on_cuda=flight.device.kind == "cuda",
             )
+            if flight.waiting:
+                budget_s = None
             verdict = watch.verdict(flight.begun_s, flight.told_s, now_s, budget_s)
-            if flight.queued or flight.abandoned:
-                continue  # its time begins with its slot; nobody waits for it
+            at_work = (f for f in self.flights.on(flight.device.id) if not f.abandoned)
+            if flight.abandoned or (flight.waiting and not all(f.waiting for f in at_work)):
+                continue  # nobody waits for it; it waits for others
             if verdict is None or not self.flights.holds(flight.job):
                 continue
             at = f" (at {flight.stage})" if flight.stage else ""

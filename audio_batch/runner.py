@@ -23,13 +23,13 @@ import contextlib
 import itertools
 import queue
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from audio_batch import events
 from audio_batch.backlog import Backlog
-from audio_batch.control import Asker, Inbox, Message, Pause, StopControl, wake_up
+from audio_batch.control import Asker, Inbox, Message, Pause, StopControl
 from audio_batch.crew import Crew, Loader
 from audio_batch.dispatch import Beginning, Dispatch, Pace, rank_of
 from audio_batch.endings import Endings
@@ -51,6 +51,9 @@ from audio_batch.watchdog import Expectation, Ticker
 
 _TICK_S = 0.5
 """How often the loop looks at delays and at a grace period; also bounds Ctrl-C on Windows."""
+
+_ABANDONED_S = 2.0
+"""What was abandoned ends at its next step: so long it is waited for."""
 
 _AT_ONCE = 1000
 """Messages that are taken in one go: a flood of progress must not keep outcomes from the disk."""
@@ -96,6 +99,7 @@ class Runner:
         self._guards = guards or Guards()
         pace = pace or Pace()
         self._inbox: Inbox = queue.SimpleQueue()
+        self._received: deque[Message] = deque()
         self._given_up: set[tuple[str, int]] = set()
         tell = Tell(self._on_progress, self._on_stage_done, self._on_published, self._is_given_up)
         self._pool = pool(tell, lambda death: self._inbox.put(lambda: self._mishaps.died(death)))
@@ -223,16 +227,21 @@ class Runner:
         return self.result
 
     def _loop(self) -> None:
-        messages: list[Message] = []
         while not self.stop.drop:
             with self._together():
-                self._take(messages)
+                self._take()
                 self._watch()
                 self._dispatch()
+                if self.stop.requested.is_set():
+                    self._endings.withdraw()
             ended = self.stop.requested.is_set() or not len(self._backlog)
             if not len(self._flights) and (ended or self._out_of_time()):
-                return
-            messages = self._messages()
+                break
+            self._receive()
+        until_s = time.monotonic() + _ABANDONED_S
+        while self._flights.held and not self.stop.drop and time.monotonic() < until_s:
+            self._receive()
+            self._take()
 
     def _not_done(self) -> int:
         """Assets that were not begun or not ended; of one in parts many jobs may be left."""
@@ -254,12 +263,12 @@ class Runner:
             text = f"{error} {len(self._flights)} running are finished first."
             self._emit(events.Notice(text, warning=True))
         while len(self._flights) and not self.stop.drop:
-            messages = self._messages()
             # Each by itself: what cannot be committed must not take others with it.
-            for message in messages or [wake_up]:
-                with contextlib.suppress(SetupError):  # the first error is the one that is told
-                    self._mishaps.watch(self._now_s())
-                    message()
+            with contextlib.suppress(SetupError):  # the first error is the one that is told
+                self._mishaps.watch(self._now_s())
+                self._take(at_most=1)
+            if not self._received:
+                self._receive()
             self._announce_stop()
 
     @contextlib.contextmanager
@@ -300,23 +309,22 @@ class Runner:
         else:
             self._held.append(event)
 
-    def _take(self, messages: Sequence[Message]) -> None:
-        for message in messages:
-            message()
+    def _take(self, at_most: int = _AT_ONCE) -> None:
+        """Act on what has come in. Where one message fails, those behind it are still there."""
+        for _ in range(min(at_most, len(self._received))):
+            self._received.popleft()()
             self._announce_stop()
 
-    def _messages(self) -> list[Message]:
-        """What has come in; waits a while for the first."""
+    def _receive(self) -> None:
+        """See what has come in; waits a while for the first."""
         patience_s = _TICK_S
         due_s = self._backlog.due_in_s()
         if due_s is not None and self._may_begin:
             patience_s = min(_TICK_S, due_s + 0.001)
-        found: list[Message] = []
         with contextlib.suppress(queue.Empty):
-            found.append(self._inbox.get(timeout=patience_s))
-            while len(found) < _AT_ONCE:
-                found.append(self._inbox.get_nowait())
-        return found
+            self._received.append(self._inbox.get(timeout=patience_s))
+            while len(self._received) < _AT_ONCE:
+                self._received.append(self._inbox.get_nowait())
 
     @property
     def _may_begin(self) -> bool:

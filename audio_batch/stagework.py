@@ -368,6 +368,7 @@ class StageWork:
             self.job.device,
             stage.value,
             waiting=lambda: self._tell(stage, WAITING, 0.0),
+            entered=lambda: self._tell(stage, "", 0.0),
             gone=lambda: self.context.given_up(self.job),
         )
 

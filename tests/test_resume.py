@@ -85,7 +85,9 @@ def test_a_stopped_overwrite_counts_what_it_has_not_come_to_as_not_done(
     manifest = write_manifest(tmp_path, 4)
     assert cli("run", manifest, *NULL).code == 0
     (tmp_path / "audio/tone-001.wav").write_text("no recording")
-    answer = cli("run", manifest, *NULL, "--overwrite", "--fail-fast", "-t", "1")
+    answer = cli(
+        "run", manifest, *NULL, "--overwrite", "--fail-fast", "-t", "1", "--order", "manifest"
+    )
     assert answer.code == 3
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert (summary["done"], summary["failed"], summary["not_done"]) == (1, 1, 2)

@@ -123,8 +123,10 @@ def test_a_signal_to_the_whole_group_begins_nothing_new_and_finishes_what_runs(
     assert f"Stopping after {name}" in text
     assert_no_orphans(family)
     entries = list(Journal(tmp_path / "out/.audio-batch/journal.sqlite3", read_only=True).entries())
-    assert {entry.state for entry in entries} == {State.DONE}, "what ran was finished"
-    assert 1 <= len(entries) < 12
+    ended = [(entry.state, entry.attempts) for entry in entries]
+    # What ran was finished; what was only read ahead is put back, and counts as no attempt.
+    assert set(ended) <= {(State.DONE, 1), (State.INTERRUPTED, 0)}
+    assert 1 <= ended.count((State.DONE, 1)) < 12
     assert all(began_at(entry.started_at) < signalled_at + 1 for entry in entries)
     assert json.loads((tmp_path / "out/summary.json").read_text())["exit_code"] == 130
 
@@ -148,8 +150,8 @@ def test_ctrl_c_reaches_the_whole_group_and_twice_drops_what_runs(
     process.communicate(timeout=15)
     assert process.returncode == 130
     assert_no_orphans(family)
-    (entry,) = Journal(tmp_path / "out/.audio-batch/journal.sqlite3", read_only=True).entries()
-    assert (entry.state, entry.attempts) == (State.INTERRUPTED, 0)
+    left = list(Journal(tmp_path / "out/.audio-batch/journal.sqlite3", read_only=True).entries())
+    assert {(entry.state, entry.attempts) for entry in left} == {(State.INTERRUPTED, 0)}
 
 
 @pytest.mark.slow
@@ -198,8 +200,9 @@ def test_a_closed_terminal_saves_the_state(tmp_path: Path) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     assert code == 130
-    assert set(states(tmp_path)) == {State.DONE}
-    assert len(states(tmp_path)) < 12
+    ended = states(tmp_path)
+    assert set(ended) <= {State.DONE, State.INTERRUPTED}
+    assert 1 <= ended.count(State.DONE) < 12
 
 
 def wait_for(pid: int, within_s: float) -> int:

@@ -65,7 +65,8 @@ def test_the_display_shows_devices_assets_seconds_and_failures_as_they_come(
 def test_without_yes_a_failure_asks_and_no_stops(tmp_path: Path) -> None:
     write_manifest(tmp_path, 6)
     (tmp_path / "audio/tone-001.wav").write_text("no recording")
-    code, shown = on_terminal(tmp_path, *NIGHT, answers={"Go on with the others?": "n\n"})
+    night = (*NIGHT, "--order", "manifest")
+    code, shown = on_terminal(tmp_path, *night, answers={"Go on with the others?": "n\n"})
     assert code == 3
     assert "not done yet" in shown
 

@@ -13,13 +13,17 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from audio_batch import __version__
+from audio_batch.cli.bench import app as bench_app
 from audio_batch.cli.doctor import doctor
 from audio_batch.cli.eval import evaluate
 from audio_batch.cli.export import export
+from audio_batch.cli.gpus import gpus
 from audio_batch.cli.manifest import app as manifest_app
 from audio_batch.cli.models import app as models_app
+from audio_batch.cli.plan import plan
 from audio_batch.cli.retry import retry
 from audio_batch.cli.run import run
+from audio_batch.cli.simulate import simulate
 from audio_batch.cli.speakers import app as speakers_app
 from audio_batch.cli.status import status
 from audio_batch.cli.verify import verify
@@ -46,9 +50,13 @@ app.command("verify")(verify)
 app.command("retry")(retry)
 app.command("export")(export)
 app.command("doctor")(doctor)
+app.command("gpus")(gpus)
+app.command("plan")(plan)
+app.command("simulate")(simulate)
 app.command("eval")(evaluate)
 app.add_typer(manifest_app, name="manifest")
 app.add_typer(models_app, name="models")
+app.add_typer(bench_app, name="bench")
 app.add_typer(speakers_app, name="speakers")
 
 

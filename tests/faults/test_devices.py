@@ -96,7 +96,8 @@ def test_a_lost_cuda_context_comes_back_with_a_new_process(stub_dir: Path, tmp_p
 
 def test_a_device_that_cannot_load_is_left_out(stub_dir: Path, tmp_path: Path) -> None:
     write_manifest(tmp_path, 6)
-    faults = {"cannot_load": ["cuda:0"], "abort_loading": ["cuda:2"]}
+    # Slow enough that the others have tried to load before all is done.
+    faults = {"cannot_load": ["cuda:0"], "abort_loading": ["cuda:2"], "delay_ms": 1500}
     answer = night(tmp_path, stub_dir, 3, faults, "--max-restarts", "1")
     assert answer.code == 0, answer.err
     assert devices_of_done(tmp_path) == {"cuda:1": 6}

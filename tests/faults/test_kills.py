@@ -35,7 +35,8 @@ from audio_batch.outcome import State
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 
 SLOTS = 2
-"""Of each device."""
+AHEAD = 1
+"""Of each device: what it works on, and what is read ahead besides."""
 
 SUFFIXES = (".txt", ".srt", ".vtt", ".tsv", ".csv", ".lrc", ".aud", ".uem", ".rttm")
 
@@ -48,7 +49,7 @@ class Night:
     count: int
     arguments: tuple[object, ...] = ()
     variables: dict[str, str] = field(default_factory=dict)
-    slots: int = SLOTS
+    slots: int = SLOTS + AHEAD
     kills: int = 0
     redone: int = 0
 
@@ -74,7 +75,7 @@ class Night:
         return started(
             self.folder,
             *("run", "manifest.json", "--engine", "faulty", "--no-diarize", "-f", "all", "-o", out),
-            *("--max-per-gpu", SLOTS, *self.arguments),
+            *("--max-per-gpu", SLOTS, "--prefetch", AHEAD, *self.arguments),
             env=environment(
                 **self.plugin,
                 **self.variables,
@@ -205,7 +206,7 @@ def test_kills_of_device_processes_cost_their_attempts_alone(
         stub = stub_nvml.environment(stub_dir, [stub_nvml.gpu(number) for number in range(gpus)])
         wanted = ("STUB", "CUDA", "LD_LIBRARY_PATH")
         night.variables = {k: v for k, v in stub.items() if any(w in k for w in wanted)}
-        night.slots = SLOTS * gpus
+        night.slots = (SLOTS + AHEAD) * gpus
         # What is done on the other one does not speak for the one that is killed while it loads.
         night.arguments += ("--max-restarts", 100)
     with night.start(delay_ms=150) as process:

@@ -159,6 +159,7 @@ def test_a_hang_ends_soon_after_its_time_and_its_slot_is_used_again(tmp_path: Pa
     timeout_s = 3
     faults = {"hang_in_native_code": [1]}
     more = ("--timeout", str(timeout_s), "--isolation", "process", "-t", "1", "--max-per-gpu", "1")
+    more += ("--order", "manifest")
     answer = night(tmp_path, faults, *more)
     assert answer.code == 3, answer.err
     hung = attempts_of(tmp_path, "tone-001")
