@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import time
-from bisect import bisect_left, insort
+from bisect import insort
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from typing import Any
 
@@ -32,9 +32,9 @@ class Backlog:
         self._guards = guards
         self._expectation = expectation
         self._rank = rank
-        # Sorted; the ticket, unlike any other, keeps assets from being compared.
-        self._todo: list[tuple[tuple[Any, ...], int, Planned]] = []
-        self._keys: dict[int, tuple[tuple[Any, ...], int]] = {}
+        # Sorted tuples of a rank, a ticket and the asset, flat since there may be a million. The
+        # ticket, unlike any other, keeps assets from being compared.
+        self._todo: list[tuple[Any, ...]] = []
         self._later: list[tuple[float, int, Planned]] = []
         self._last = itertools.count()
         self._first = itertools.count(-1, -1)
@@ -43,8 +43,8 @@ class Backlog:
         return len(self._todo) + len(self._later)
 
     def __iter__(self) -> Iterator[Planned]:
-        for _, _, planned in itertools.chain(self._todo, self._later):
-            yield planned
+        for entry in itertools.chain(self._todo, self._later):
+            yield entry[-1]
 
     @property
     def waiting(self) -> int:
@@ -56,7 +56,7 @@ class Backlog:
         if len(planned) > 1:
             for item in planned:
                 self._todo.append(self._entry(item, next(self._last)))
-            self._todo.sort(key=lambda entry: entry[:2])
+            self._todo.sort()
         else:
             for item in planned:
                 insort(self._todo, self._entry(item, next(self._last)))
@@ -65,10 +65,8 @@ class Backlog:
         """Put an asset before those of its rank: it was nobody's fault that it was not done."""
         insort(self._todo, self._entry(planned, next(self._first)))
 
-    def _entry(self, planned: Planned, ticket: int) -> tuple[tuple[Any, ...], int, Planned]:
-        # Kept: a rank may be another by the time the asset begins.
-        rank, ticket = self._keys[id(planned)] = (self._rank(planned), ticket)
-        return rank, ticket, planned
+    def _entry(self, planned: Planned, ticket: int) -> tuple[Any, ...]:
+        return (*self._rank(planned), ticket, planned)
 
     def add_later(self, planned: Planned, delay_s: float) -> None:
         """Put an asset behind those of its rank, once a delay is over."""
@@ -86,8 +84,8 @@ class Backlog:
 
     def remove(self, planned: Planned) -> None:
         """Take an asset that `eligible` gave: it begins."""
-        key = self._keys.pop(id(planned))
-        del self._todo[bisect_left(self._todo, key, key=lambda entry: entry[:2])]
+        # Its rank may be another by now; what begins stands at the front or not far from it.
+        del self._todo[next(n for n, entry in enumerate(self._todo) if entry[-1] is planned)]
 
     def eligible(
         self,
@@ -113,7 +111,8 @@ class Backlog:
             return
         busy = frozenset(flight.job.device for flight in flights)
         left_s = self._guards.time.left_s()
-        for _rank, _ticket, planned in self._todo:
+        for entry in self._todo:
+            planned = entry[-1]
             if left_s is not None and not self._in_time(planned, in_service, left_s):
                 continue
             exclude = watched
@@ -134,9 +133,8 @@ class Backlog:
         return not any(self._in_time(item, in_service, left_s) for item in self)
 
     def _in_time(self, planned: Planned, in_service: Sequence[str], left_s: float) -> bool:
-        expected = [
-            self._expectation.expected_s(device, planned.asset.duration_s) for device in in_service
-        ]
+        duration_s = planned.asset.duration_s if planned.part is None else planned.part.length_s
+        expected = [self._expectation.expected_s(device, duration_s) for device in in_service]
         known = [seconds for seconds in expected if seconds is not None]
         # A device that has done nothing yet may be the fast one.
         return fits(min(known) if known and len(known) == len(expected) else None, left_s)

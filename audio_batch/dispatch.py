@@ -17,7 +17,7 @@ from audio_batch.crew import Crew
 from audio_batch.flights import Flight, Flights
 from audio_batch.gpu.balancer import Balancer, DeviceLoad, Lease
 from audio_batch.gpu.devices import Device
-from audio_batch.gpu.headroom import Headroom
+from audio_batch.gpu.headroom import has_room
 from audio_batch.gpu.policies import EARLIEST_FINISH
 from audio_batch.guards import Guards
 from audio_batch.lengths import Lengths
@@ -35,6 +35,8 @@ from audio_batch.schedule.speeds import Speeds
 
 _FOREIGN_PCT = 20.0
 """An idle device that is busier than this works for somebody else too."""
+_SUSPECT = 1000
+"""More danger than any that earlier runs have left: what was under suspicion in this one."""
 _LOADING_S = 5.0
 """A device that is loading its models is taken to open so soon."""
 
@@ -84,8 +86,7 @@ def rank_of(options: RunOptions, lengths: Lengths) -> Rank:
     if options.policy != EARLIEST_FINISH or options.in_order:
         return lambda _planned: ()
     return lambda planned: (
-        planned.suspect,
-        danger(planned),
+        danger(planned) + _SUSPECT * planned.suspect,
         -planned.asset.priority,
         -lengths.of_asset(planned),  # the parts of a long one are begun as early as it would be
     )
@@ -119,7 +120,6 @@ class Dispatch:
         self._isolated = isolated
         self._workers = workers
         self._copied: set[str] = set()
-        self._headroom = Headroom()
         self._several = False
         self._areas: defaultdict[str, float] = defaultdict(float)
         self._looked_s: dict[str, float] = {}
@@ -181,11 +181,8 @@ class Dispatch:
             for load in self._balancer.loads()
             if load.device.id in in_service  # the reserve is held, and will not open soon
         }
-        for device, load in loads.items():
-            self._headroom.note(load, at_work=len(self._flights.on(device)))
-        roomy = self._headroom.open(list(loads.values()), idle=not self._flights.held)
         devices = [
-            replace(seen, open=seen.open and seen.id in roomy)
+            replace(seen, open=seen.open and has_room(loads[seen.id], len(seen.running)))
             for seen in (self._seen(load, now_s) for load in loads.values())
         ]
         if not any(device.slots > len(device.running) or device.ahead_room for device in devices):

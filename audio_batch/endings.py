@@ -53,12 +53,14 @@ class Endings:
     crew: Crew
     expectation: Expectation
     tries: Counter[str]
-    given_up: set[tuple[str, int]]
+    given_up: set[int]
     pause: Pause
     stop: StopControl
     result: RunResult
     emit: Callable[[events.Event], None]
     now_s: Callable[[], float]
+    litter: list[str] = field(default_factory=list)
+    """Files below the state folder that nobody needs once what is done now is committed."""
     mishaps: Mishaps = field(init=False)
     dispatcher: Dispatch = field(init=False)
 
@@ -77,6 +79,13 @@ class Endings:
         for other in others:
             self.abandon(other)
 
+    def tidy(self) -> None:
+        """What was done is committed: remove what it was made of."""
+        for path in self.litter:
+            with contextlib.suppress(OSError):
+                (self.journal.path.parent / path).unlink()
+        self.litter.clear()
+
     def withdraw(self) -> None:
         """The run is to stop: what was only read ahead is put back, and counts as no attempt."""
         for flight in [f for f in self.flights.values() if f.queued and not f.abandoned]:
@@ -90,7 +99,7 @@ class Endings:
     def abandon(self, flight: Flight) -> None:
         """Wait for it no longer, and let it end as soon as it can."""
         self.flights.abandon(flight)
-        self.given_up.add((flight.job.key, flight.job.attempt))
+        self.given_up.add(flight.job.serial)
         self.pool.abandon(flight.job)
 
     def lose(self, flight: Flight) -> None:
@@ -161,7 +170,7 @@ class Endings:
         if delay_s is not None:
             if outcome.error_kind is ErrorKind.INPUT_CHANGED:
                 source = source_identity(planned.asset.path)
-                planned = replace(planned, source=source, kept={})
+                planned = replace(planned, source=source, kept={}, parts={})
             self.backlog.add_later(planned, delay_s)
         else:
             self._count(flight, outcome)
@@ -182,7 +191,7 @@ class Endings:
         """Keep what was heard of a part; after the last one the asset itself is due."""
         for record in outcome.stages:
             self.journal.finish_stage(record)
-        if delay_s is not None:
+        if delay_s is not None and outcome.error_kind is not ErrorKind.INPUT_CHANGED:
             self.backlog.add_later(flight.planned, delay_s)
         else:
             suspect = outcome.error_kind in (ErrorKind.TIMEOUT, ErrorKind.WORKER_DIED)
@@ -201,12 +210,11 @@ class Endings:
         self.result.count(outcome, wall_s)
         if outcome.state is not State.DONE or outcome.rendered_only:
             return
-        for record in flight.planned.parts.values():
-            with contextlib.suppress(OSError):  # litter, at worst
-                (self.journal.path.parent / record.file.path).unlink()
+        self.litter += [record.file.path for record in flight.planned.parts.values()]
         self.crew.finished(outcome.device)
         self.mishaps.done(outcome.asset_id)
-        if outcome.duration_s is not None and not flight.planned.kept:
+        planned = flight.planned
+        if outcome.duration_s is not None and not (planned.kept or planned.parts):
             self.expectation.observe(outcome.device, outcome.duration_s, wall_s)
         if self.guards.ladder is not None:
             self.guards.ladder.worked(outcome.device, outcome)
@@ -229,7 +237,9 @@ class Endings:
 
     def _retry_delay_s(self, job: Job, outcome: Outcome) -> float | None:
         """Seconds until the next attempt: doubling, with jitter; None when this was the last."""
-        tries = self.tries[job.key]  # of this run: nights that were killed are nobody's fault
+        tries = self.tries[
+            job.asset.id if job.copy else job.key
+        ]  # of this run: nights that were killed are nobody's fault
         if outcome.state is State.DONE or not outcome.transient:
             return None
         if tries >= self.options.max_attempts:

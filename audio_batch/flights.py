@@ -72,7 +72,14 @@ class Flight:
 
 
 def job_of(
-    planned: Planned, device: str, attempt: int, position: int, total: int, claim: str = ""
+    planned: Planned,
+    device: str,
+    attempt: int,
+    position: int,
+    total: int,
+    *,
+    claim: str = "",
+    serial: int = 0,
 ) -> Job:
     """The next attempt at an asset, as plain values."""
     return Job(
@@ -93,6 +100,7 @@ def job_of(
         redo=planned.redo,
         published=planned.published if planned.action is Action.RENDER else None,
         claim=claim,
+        serial=serial,
         part=planned.part,
         parts=planned.parts,
     )

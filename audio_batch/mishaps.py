@@ -66,7 +66,7 @@ class Mishaps:
     interrupted: Callable[[Flight, Outcome, bool], None]
     lose: Callable[[Flight], None]
     forgive: Callable[[Iterable[str]], None]
-    given_up: set[tuple[str, int]]
+    given_up: set[int]
     deaths: Counter[str] = field(default_factory=Counter)
     _killed: set[str] = field(default_factory=set)
     _cleared: int = 0
@@ -92,9 +92,12 @@ class Mishaps:
                 budget_s = None
             verdict = watch.verdict(flight.begun_s, flight.told_s, now_s, budget_s)
             at_work = (f for f in self.flights.on(flight.device.id) if not f.abandoned)
-            if flight.abandoned or (flight.waiting and not all(f.waiting for f in at_work)):
-                continue  # nobody waits for it; it waits for others
+            if flight.waiting and not all(f.waiting for f in at_work):
+                continue  # for others
             if verdict is None or not self.flights.holds(flight.job):
+                continue
+            if flight.abandoned:
+                self._end_abandoned(flight)
                 continue
             at = f" (at {flight.stage})" if flight.stage else ""
             text = f"It was given up after {now_s - flight.begun_s:.0f} s{at}"
@@ -109,7 +112,7 @@ class Mishaps:
         others = self.pool.give_up(flight.job)
         if others is None:
             return  # it has ended in this very moment
-        self.given_up.add((flight.job.key, flight.job.attempt))
+        self.given_up.add(flight.job.serial)
         self._timeouts[asset_id] += 1
         self.failed_on[asset_id].add(device)
         again = self._timeouts[asset_id] < min(_MAX_TIMEOUTS, self.options.max_attempts)
@@ -124,6 +127,28 @@ class Mishaps:
                 errors.go_on(self._put_back, job)
         if self.pool.isolated:
             self.crew.strike(device, "an asset that hung", [asset_id], wanted=self._more)
+
+    def _end_abandoned(self, flight: Flight) -> None:
+        """Nobody needs it, but it holds its slot, and hangs."""
+        others = self.pool.give_up(flight.job)
+        if others is None:
+            return
+        with _Collected() as errors:
+            errors.go_on(self.lose, flight)
+            for job in others:
+                errors.go_on(self._put_back, job)
+        if self.pool.isolated:
+            device = flight.job.device
+            self.crew.strike(device, "an asset that hung", [], counts=False, wanted=self._more)
+
+    def _end_all_on(self, device: str) -> None:
+        """End the device's process; what has told its end already has ended."""
+        for flight in self.flights.on(device):
+            others = self.pool.give_up(flight.job)
+            if others is not None:
+                for job in (flight.job, *others):
+                    self._put_back(job)
+                return
 
     def _put_back(self, job: Job) -> None:
         """Put back what ended through no fault of its own: this attempt does not count."""
@@ -211,9 +236,7 @@ class Mishaps:
         """What ran out of memory may hold what it had: all of it comes back with its process."""
         if not self.pool.isolated or not self._more or self.crew.is_held(device):
             return
-        for other in self.flights.on(device):
-            self.pool.give_up(other.job)
-            self._put_back(other.job)
+        self._end_all_on(device)
         self.crew.begin_anew(device)
 
     @property
@@ -242,9 +265,7 @@ class Mishaps:
         if self.crew.is_held(device):
             return  # a neighbour in the same process, which is being begun anew
         self.emit(events.Notice(f"{device} failed: {reason}", warning=True))
-        for other in self.flights.on(device):
-            self.pool.give_up(other.job)
-            self._put_back(other.job)
+        self._end_all_on(device)
         asset_id = flight.job.asset.id
         if not guilty:
             self.crew.convict(asset_id)

@@ -71,6 +71,8 @@ class Job:
 
     claim: str = ""
     """Under which name the right to publish is claimed; "": nobody else is at work on it."""
+    serial: int = 0
+    """Which of the run's attempts it is, over all assets."""
     copy: bool = False
     """Another device is at work on the same: the first one to claim it publishes it."""
 

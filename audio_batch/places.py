@@ -92,7 +92,8 @@ class Places:
         """See `guards.Ladder`: fewer assets at a time, then a smaller compute type."""
         before = self._rungs[device]
         if not idle and before.slots == 1:
-            # What was begun before the last step is still in its way.
+            # What was begun before the last step, or read ahead, is still in its way.
+            self._steps[device] += 1
             return f"{device} ran out of memory: the asset is done again alone.", False
         at_work = replace(before, compute_type=outcome.compute_type or before.compute_type)
         after = next_rung(at_work, supported=_supported(self._begun_with[device].device))

@@ -348,6 +348,7 @@ def redo_of(planned: Planned) -> Planned:
         decoding=safer(planned.decoding),
         kept={stage: record for stage, record in planned.kept.items() if stage is Stage.DIARIZE},
         published=None,
+        parts={},
         redo=True,
     )
 

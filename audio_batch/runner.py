@@ -100,7 +100,8 @@ class Runner:
         pace = pace or Pace()
         self._inbox: Inbox = queue.SimpleQueue()
         self._received: deque[Message] = deque()
-        self._given_up: set[tuple[str, int]] = set()
+        self._given_up: set[int] = set()
+        self._serials = itertools.count(1)
         tell = Tell(self._on_progress, self._on_stage_done, self._on_published, self._is_given_up)
         self._pool = pool(tell, lambda death: self._inbox.put(lambda: self._mishaps.died(death)))
         self._pause = Pause(asker, self._inbox)
@@ -223,6 +224,7 @@ class Runner:
                 else self._pool.close()
             )
             self.result.dropped = self.result.dropped or not released
+            self._take_what_is_there()
             self._put_back()
         return self.result
 
@@ -299,6 +301,7 @@ class Runner:
                 # What was not committed is not said to be done.
                 if committed or isinstance(event, events.Notice | events.DeviceOut):
                     self._emit(event)
+        self._endings.tidy()
         beginnings, self._beginnings = self._beginnings, []
         for flight in beginnings:
             self._submit(flight)
@@ -385,7 +388,9 @@ class Runner:
         whole = planned.action is Action.PROCESS and planned.part is None
         if self._copies and whole and not planned.suspect:
             claim = f"{self._run_id}-{next(self._claims)}"
-        job = job_of(planned, device.id, attempt, position, total, claim)
+        job = job_of(
+            planned, device.id, attempt, position, total, claim=claim, serial=next(self._serials)
+        )
         self._tries[job.key] += 1
         self._take_off(job, beginning)
 
@@ -417,7 +422,8 @@ class Runner:
         while self._copies and (late := self._dispatcher.copy(self._now_s())) is not None:
             flight, lease = late
             device = lease.device
-            job = replace(flight.job, device=device.id, copy=True)
+            serial = next(self._serials)
+            job = replace(flight.job, device=device.id, copy=True, serial=serial)
             self._take_off(job, Beginning(flight.planned, device, lease, None))
             text = f"{flight.job.asset.name} takes long on {flight.job.device}: "
             self._emit(events.Notice(f"{text}it is done on {device.id} too."))
@@ -456,12 +462,14 @@ class Runner:
 
     def _is_given_up(self, job: Job) -> bool:
         """Called in a worker."""
-        return (job.key, job.attempt) in self._given_up
+        return job.serial in self._given_up
 
     def _stage_done(self, record: StageRecord) -> None:
-        self._journal.finish_stage(record)
         flight = self._flights.get(record.asset_id)
-        if flight is not None and flight.job.source == record.source:
+        if flight is None or flight.abandoned:
+            return  # a copy of it has been done meanwhile
+        self._journal.finish_stage(record)
+        if flight.job.source == record.source:
             # Should this attempt end with its process, the next one goes on from here.
             flight.planned = carried_on(flight.planned, (record,))
 
@@ -494,10 +502,21 @@ class Runner:
         if self._flights.holds(finished.job):  # else it was given up in this very moment
             self._endings.end(self._flights.of(finished.job), finished.outcome, finished.worker)
 
+    def _take_what_is_there(self) -> None:
+        """Nobody will wait for more: what has been done and told is committed all the same."""
+        self._draining = True
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._received.append(self._inbox.get_nowait())
+        while self._received:
+            with contextlib.suppress(SetupError):
+                self._take(at_most=1)
+
     def _put_back(self) -> None:
         """Journal what a dropped run still had in hand as interrupted, uncounted."""
         for flight in self._flights.values():
-            if flight.abandoned or flight.job.share:
+            lone = not self._flights.others(flight)
+            if flight.abandoned or flight.job.part or (flight.job.copy and not lone):
                 continue
             with contextlib.suppress(SetupError):  # it stays `running`: debris for the next run
                 self._journal.finish(flight.outcome(State.INTERRUPTED), counts=False)

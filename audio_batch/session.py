@@ -297,7 +297,7 @@ class _Night:
                 return ProcessPool(
                     recipe,
                     place_of=places.place,
-                    workers=fleet.workers + places.ahead * len(fleet.devices),
+                    workers=self.most_at_once(fleet, places),
                     logs=logs,
                     tell=tell,
                     died=died,
@@ -311,10 +311,14 @@ class _Night:
 
         def threads(tell: Tell, _died: Callable[[Death], None]) -> Pool:
             gates = Gates(lambda device: fleet.caps[device])
-            workers = fleet.workers + places.ahead * len(fleet.devices)
+            workers = self.most_at_once(fleet, places)
             return ThreadPool(recipe.work(loaded, known, tell, gates, cpu), workers)
 
         return threads, lambda _pool: in_threads
+
+    def most_at_once(self, fleet: Fleet, places: Places) -> int:
+        """Assets in flight: `--threads`, or what all devices work on and read ahead."""
+        return self.options.threads or fleet.workers + places.ahead * len(fleet.devices)
 
     def guards(self, fleet: Fleet, places: Places, pace: Pace, reporter: Reporter) -> Guards:
         """The limits of this run.

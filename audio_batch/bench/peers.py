@@ -289,7 +289,14 @@ def _not_told(settings: Settings, peer: Peer | None) -> tuple[str, ...]:
 
 def _best(rows: Sequence[Contestant], kind: str) -> str | None:
     """The fastest of a kind whose words are as good as ours; without references, of all."""
-    fit = [r for r in rows if r.kind == kind and r.wall_s is not None and r.comparable is not False]
+    fit = [
+        row
+        for row in rows
+        if row.kind == kind
+        and row.wall_s is not None
+        and row.comparable is not False
+        and row.transcripts == row.files
+    ]
     return min(fit, key=lambda row: row.wall_s or 0.0).name if fit else None
 
 

@@ -44,6 +44,8 @@ class Batcher(Generic[Piece, Answer]):
         lower: told that a batch of so many pieces failed so; whether `size` has become smaller and
             the batch is worth another try.
         error_of: what the streams are to raise for what `work` raised, anew at each call.
+        lacks_memory: whether memory ran out: beside another batch that is nobody's fault.
+        for_all: of a DeviceError, whether the device will answer nobody any more.
         lanes: batches that are done at the same time.
         name: what the lanes' threads are called.
         beat_s: see `BEAT_S`.
@@ -57,6 +59,8 @@ class Batcher(Generic[Piece, Answer]):
         size: Callable[[], int],
         lower: Callable[[int, Exception], bool],
         error_of: Callable[[Exception], Exception],
+        lacks_memory: Callable[[Exception], bool] = lambda _error: False,
+        for_all: Callable[[Exception], bool] = lambda _error: True,
         lanes: int = 1,
         name: str = "batches",
         beat_s: float = BEAT_S,
@@ -64,6 +68,11 @@ class Batcher(Generic[Piece, Answer]):
     ) -> None:
         self._work, self._size = work, size
         self._lower, self._error_of = lower, error_of
+        self._lacks_memory, self._for_all = lacks_memory, for_all
+        self._at_work: dict[int, int] = {}
+        """By lane: the pieces of the batch that it is doing."""
+        self._alone: int | None = None
+        """The lane that goes on by itself, since its last batch had no room beside another."""
         self._lanes, self._name = lanes, name
         self.beat_s = beat_s
         self.completed = 0
@@ -80,12 +89,9 @@ class Batcher(Generic[Piece, Answer]):
         """An asset's pieces, as long as it has any; what is left of them then is dropped."""
         stream: Stream[Piece, Answer] = Stream(self)
         with self._lock:
-            self._streams.append(stream)
             if not self._begun:
-                self._begun = True
-                for number in range(self._lanes):
-                    name = f"{self._name}-{number}"
-                    threading.Thread(target=self._lane, name=name, daemon=True).start()
+                self._begin()
+            self._streams.append(stream)
         try:
             yield stream
         finally:
@@ -93,6 +99,19 @@ class Batcher(Generic[Piece, Answer]):
                 self._streams.remove(stream)
                 self._drop(stream)
                 self._changed.notify_all()
+
+    def _begin(self) -> None:
+        """Begin the lanes; where the system has no threads for all of them, fewer do."""
+        for number in range(self._lanes):
+            name = f"{self._name}-{number}"
+            try:
+                threading.Thread(target=self._lane, name=name, daemon=True).start()
+            except RuntimeError:
+                if not self._begun:
+                    raise
+                _log.warning("There are threads for %d of %d batches.", number, self._lanes)
+                return
+            self._begun = True
 
     def room(self) -> int:
         """Pieces that a stream may have submitted before it takes one: two batches among all.
@@ -126,17 +145,30 @@ class Batcher(Generic[Piece, Answer]):
     # -- the lanes' side --------------------------------------------------------------------------
 
     def _lane(self) -> None:
-        while (batch := self._next()) is not None:
-            self._do(batch)
+        me = threading.get_ident()
+        while (batch := self._next(me)) is not None:
+            alone = self._alone == me
+            try:
+                self._do(batch, me)
+            finally:
+                with self._lock:
+                    del self._at_work[me]
+                    if alone:
+                        self._alone = None
+                    self._changed.notify_all()
             del batch  # nor is it held while there is nothing to do
 
-    def _next(self) -> list[_Entry[Piece, Answer]] | None:
+    def _next(self, me: int) -> list[_Entry[Piece, Answer]] | None:
         """Wait for a batch that is full, or that nobody will add to soon; None: closed."""
         until_s: float | None = None
         with self._lock:
             while not self._closed:
                 found = self._ready()
-                if found == 0:
+                others = self._alone not in (None, me) or (self._alone == me and self._at_work)
+                if found == 0 or others:
+                    if found == 0 and self._alone == me:
+                        self._alone = None  # what it was for has been given up
+                        self._changed.notify_all()
                     until_s = None
                     self._changed.wait()
                     continue
@@ -145,7 +177,9 @@ class Batcher(Generic[Piece, Answer]):
                     until_s = now_s + self._patience_s
                 coming = any(stream.preparing for stream in self._streams)
                 if found >= self._size() or not coming or now_s >= until_s:
-                    return self._gather()
+                    batch = self._gather()
+                    self._at_work[me] = len(batch)
+                    return batch
                 self._changed.wait(until_s - now_s)
         return None
 
@@ -177,7 +211,7 @@ class Batcher(Generic[Piece, Answer]):
         self._turns = deque([*before, *behind])
         return batch
 
-    def _do(self, batch: list[_Entry[Piece, Answer]]) -> None:
+    def _do(self, batch: list[_Entry[Piece, Answer]], me: int) -> None:
         """Do a batch. One that fails is done again smaller, or each stream's part of it alone."""
         begun_s = time.monotonic()
         error = self._attempt(batch)
@@ -185,13 +219,16 @@ class Batcher(Generic[Piece, Answer]):
             took_s = time.monotonic() - begun_s
             self._patience_s = min(PATIENCE_AT_MOST_S, PATIENCE * took_s)
             return
+        if self._lacks_memory(error) and self._stand_back(len(batch), me, error):
+            self._put_back(batch)
+            return
         if self._lower(len(batch), error):
             self._put_back(batch)
             return
         parts: dict[int, list[_Entry[Piece, Answer]]] = {}
         for entry in batch:
             parts.setdefault(id(entry.stream), []).append(entry)
-        if isinstance(self._error_of(error), DeviceError):
+        if isinstance(self._error_of(error), DeviceError) and self._for_all(error):
             # Whatever else is waiting would only ask a device again that has failed.
             with self._lock:
                 self._fail([s for s in self._streams if s.outstanding], error)
@@ -200,7 +237,20 @@ class Batcher(Generic[Piece, Answer]):
                 self._fail([batch[0].stream], error)
         else:
             for part in parts.values():
-                self._do(part)
+                if part[0].stream.error is None:
+                    self._do(part, me)
+
+    def _stand_back(self, count: int, me: int, error: Exception) -> bool:
+        """Whether another batch was in the way: then this lane tries again with none beside it."""
+        with self._lock:
+            beside = [size for lane, size in self._at_work.items() if lane != me]
+            if not beside:
+                return False
+            if self._alone is None:
+                self._alone = me
+        # The largest of them is what there was too much of.
+        self._lower(max(count, *beside), error)
+        return True
 
     def _attempt(self, batch: list[_Entry[Piece, Answer]]) -> Exception | None:
         """Do a batch; the error, which holds nothing any more of what the batch allocated."""

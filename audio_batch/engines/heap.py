@@ -14,7 +14,10 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 """Of glibc's malloc.h, see mallopt(3)."""
 
 _KEPT_BYTES = 512 * 1024**2
-"""What is free at the end of the heap beyond this goes back to the system."""
+"""What is free at the end of the heap beyond this goes back to the system; what is free between
+things in use does when `give_back` is called."""
+
+_kept = False
 
 
 def keep_freed_memory() -> bool:
@@ -31,4 +34,12 @@ def keep_freed_memory() -> bool:
         return False
     settings = ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _KEPT_BYTES))
     done = [mallopt(setting, value) == 1 for setting, value in settings]
-    return all(done)
+    global _kept
+    _kept = all(done)
+    return _kept
+
+
+def give_back() -> None:
+    """Return to the system what is free, where it is kept: after a recording of hours."""
+    if _kept:
+        ctypes.CDLL(None).malloc_trim(0)

@@ -24,7 +24,7 @@ from audio_batch.engines.cuda import (
     preload_libraries,
     resolve_compute_type,
 )
-from audio_batch.engines.failures import device_error, first_line, is_out_of_memory
+from audio_batch.engines.failures import device_error, first_line, is_out_of_memory, is_sticky
 from audio_batch.engines.heap import keep_freed_memory
 from audio_batch.engines.silero import SAMPLE_RATE_HZ, Span, speech_spans
 from audio_batch.engines.whisper_arguments import (
@@ -166,6 +166,8 @@ class WhisperRecognizer:
             size=sizes.now,
             lower=sizes.lower,
             error_of=translate,
+            lacks_memory=is_out_of_memory,
+            for_all=lambda error: is_sticky(first_line(error)),
             lanes=lanes,
             name=f"whisper-{reference.name}",
             patience_s=patience_s,

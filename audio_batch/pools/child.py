@@ -88,8 +88,8 @@ def _work(connection: Connection, line: _Line, setup: ChildSetup) -> None:
         return
     slots = setup.place.slots
     gates = Gates(lambda _: slots)
-    abandoned: set[tuple[str, int]] = set()
-    told = Tell(tell, tell, tell, lambda job: (job.key, job.attempt) in abandoned)
+    abandoned: set[int] = set()
+    told = Tell(tell, tell, tell, lambda job: job.serial in abandoned)
     work = setup.recipe.work(models, known, told, gates, cpu)
     line.send(Loaded(tuple(warnings)))
     pool = ThreadPool(work, slots + setup.place.ahead, first=setup.first_worker)
@@ -99,7 +99,7 @@ def _work(connection: Connection, line: _Line, setup: ChildSetup) -> None:
 
     while not isinstance(message := connection.recv(), Leave):
         if isinstance(message, Abandon):
-            abandoned.add((message.key, message.attempt))
+            abandoned.add(message.serial)
             continue
         pool.submit(
             message.job,

@@ -43,10 +43,9 @@ class Do:
 
 @dataclass(frozen=True, slots=True)
 class Abandon:
-    """The outcome of this attempt is of no use any more: publish nothing, and end soon."""
+    """The outcome of the job with this serial is of no use any more: publish nothing, end soon."""
 
-    key: str
-    attempt: int
+    serial: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -362,7 +362,7 @@ class ProcessPool:
 
     def abandon(self, job: Job) -> None:
         """See `Pool.abandon`."""
-        self._children[job.device].outbox.put(Abandon(job.key, job.attempt))
+        self._children[job.device].outbox.put(Abandon(job.serial))
 
     def close(self) -> bool:
         """See `Pool.close`."""

@@ -9,12 +9,16 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from audio_batch.engines.heap import give_back
 from audio_batch.errors import ErrorKind
 from audio_batch.outcome import Outcome, State
 from audio_batch.pipeline import Job
 from audio_batch.pools.base import Begun, Finished, Work
 
 _log = logging.getLogger("audio_batch.run")
+
+_LONG_S = 1800.0
+"""The samples of a longer recording (115 MB) are not kept for the next one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,7 +76,10 @@ class ThreadPool:
     def _outcome(self, job: Job) -> Outcome:
         """What the work answers; whatever a library raises must not end the thread unheard."""
         try:
-            return self._work(job)
+            outcome = self._work(job)
+            if (outcome.duration_s or 0.0) > _LONG_S:
+                give_back()
+            return outcome
         except BaseException as error:
             text = f"Unexpected {type(error).__name__}. Please report it; see the log file."
             _log.error("unexpected end of %s", job.asset.id, exc_info=error)

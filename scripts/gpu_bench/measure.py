@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+sys.path.append(str(Path(__file__).resolve().parent))  # not there by itself in a safe environment
 sys.path.append(str(Path(__file__).resolve().parents[1] / "gpu_common"))
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 from cells import BATCHED, MODEL, OURS, PLAIN

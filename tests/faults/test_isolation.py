@@ -119,7 +119,7 @@ def test_what_dies_once_is_done_at_the_next_try_and_costs_its_neighbours_nothing
     tmp_path: Path,
 ) -> None:
     faults = {"abort": [1, 4], "once": str(tmp_path), "delay_ms": 50}
-    answer = night(tmp_path, 8, faults, "--max-per-gpu", "3")
+    answer = night(tmp_path, 8, faults, "--max-per-gpu", "3", "--prefetch", "1")
     assert answer.code == 0, answer.err
     assert states(tmp_path) == {State.DONE: 8}
     assert "SIGABRT" in answer.err
