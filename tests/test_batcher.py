@@ -277,6 +277,76 @@ def test_out_of_memory_puts_the_pieces_back_in_their_order(bench: Bench) -> None
     assert size == 2
 
 
+def test_memory_that_a_neighbour_took_is_nobodys_fault() -> None:
+    """Two lanes: the small batch finds no room beside the large one, and waits for its end."""
+    at_work, lowered = threading.Semaphore(0), list[int]()
+    lock, inside = threading.Lock(), 0
+
+    def work(key: Hashable, pieces: Sequence[str]) -> list[str]:
+        nonlocal inside
+        with lock:
+            inside += 1
+            beside = inside > 1
+        try:
+            if beside:
+                raise MemoryError
+            at_work.release()
+            threading.Event().wait(0.3)
+            return [f"{key}: {piece}" for piece in pieces]
+        finally:
+            with lock:
+                inside -= 1
+
+    def lower(count: int, _error: Exception) -> bool:
+        lowered.append(count)
+        return count > 1
+
+    batcher: Batcher[str, str] = Batcher(
+        work,
+        size=lambda: 4,
+        lower=lower,
+        error_of=named,
+        lacks_memory=lambda error: isinstance(error, MemoryError),
+        lanes=2,
+        patience_s=0.0,
+    )
+    large, small = open_stream(batcher), open_stream(batcher)
+    put(large, "a", "b", "c", "d", key="one")
+    assert at_work.acquire(timeout=PATIENT_S)
+    put(small, "e", key="other")
+    assert small.take(unheard) == "other: e"
+    assert [large.take(unheard) for _ in range(4)] == [f"one: {piece}" for piece in "abcd"]
+    # What was too much is the larger of the two, not the one that met with it.
+    assert lowered
+    assert max(lowered) <= 4
+    assert lowered[0] > 1
+    # Both lanes go on afterwards.
+    put(large, "f", key="one")
+    assert large.take(unheard) == "one: f"
+
+
+def test_an_error_of_a_device_that_goes_on_is_the_assets_alone() -> None:
+    def work(key: Hashable, pieces: Sequence[str]) -> list[str]:
+        if "bad" in pieces:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED")
+        return [f"{key}: {piece}" for piece in pieces]
+
+    batcher: Batcher[str, str] = Batcher(
+        work,
+        size=lambda: 4,
+        lower=lambda *_: False,
+        error_of=named,
+        for_all=lambda error: "illegal" in str(error),
+        patience_s=1.0,
+    )
+    bad, good = open_stream(batcher), open_stream(batcher)
+    put(bad, "bad")
+    put(good, "good")
+    assert good.take(unheard) == "k: good"
+    with pytest.raises(DeviceError):
+        bad.take(unheard)
+
+
 # -- the gate -------------------------------------------------------------------------------------
 
 

@@ -21,7 +21,8 @@ from audio_batch.journal import Journal, JournalEntry
 from audio_batch.manifest import Asset
 from audio_batch.media import MediaLimits
 from audio_batch.options import DecodingOptions, RunOptions, SpeakerLimits, WantedStages
-from audio_batch.outcome import Outcome, State
+from audio_batch.outcome import Outcome, Stage, StageRecord, State
+from audio_batch.parts import Part
 from audio_batch.pipeline import Context, process, source_identity
 from audio_batch.plan import (
     Action,
@@ -32,7 +33,7 @@ from audio_batch.plan import (
     safer,
     stands_all_the_same,
 )
-from audio_batch.storage import OutputFolder
+from audio_batch.storage import OutputFolder, PublishedFile
 from audio_batch.transcript import Segment, Speaker, Transcript, Turn, Word
 
 OPTIONS = RunOptions(model="m", engine="null", decoding=DecodingOptions(language="en"))
@@ -262,3 +263,24 @@ def test_what_was_redone_is_told_by_its_own_options_when_its_words_are_kept(nigh
     told = nights.transcript().provenance["options"]
     assert told == json.loads(json.dumps(dataclasses.asdict(safer(OPTIONS.decoding))))
     assert nights.entry().redone == 1
+
+
+def test_a_redo_hears_the_recording_and_not_its_old_parts() -> None:
+    part = Part(0, 2, 1200.0)
+    record = StageRecord(
+        "a", Stage.TRANSCRIBE, "1:1", "f", PublishedFile("transcribe", "x", 1, "0"), "cpu", 1.0
+    )
+    planned = Planned(
+        asset=Asset(id="a", uri="x", path=Path("x"), name="A", position=0),
+        action=Action.PROCESS,
+        decoding=DecodingOptions(),
+        limits=SpeakerLimits(),
+        formats=("json",),
+        output_name="a",
+        source="1:1",
+        fingerprint="f",
+        rendering="r",
+        stages={Stage.TRANSCRIBE: "f"},
+        parts={part: record},
+    )
+    assert redo_of(planned).parts == {}
