@@ -81,6 +81,7 @@ class Crew:
         self._emit = emit
         self._result = result
         self._needed: Set[Stage] = frozenset()
+        self._closed = False
         self._told: set[str] = set()
         self._generation: Counter[str] = Counter()
         self._loading_since_s: dict[str, float] = {}
@@ -115,6 +116,8 @@ class Crew:
     def begin_anew(self, device: str) -> None:
         """Load the device's models again while the others go on; it gets no tasks meanwhile."""
         self._balancer.hold(device)
+        if self._closed:
+            return
         self._generation[device] += 1
         self._loading_since_s[device] = time.monotonic()
         generation = self._generation[device]
@@ -137,6 +140,10 @@ class Crew:
                 self._inbox.put(lambda: self._loaded(device, warnings, generation))
 
         threading.Thread(target=load, name=f"Loader of {device}", daemon=True).start()
+
+    def close(self) -> None:
+        """The run is over: nothing is begun any more, whatever is still told of devices."""
+        self._closed = True
 
     def _loaded(self, device: str, warnings: Sequence[str], generation: int) -> None:
         if generation != self._generation[device]:

@@ -505,6 +505,7 @@ class Runner:
     def _take_what_is_there(self) -> None:
         """Nobody will wait for more: what has been done and told is committed all the same."""
         self._draining = True
+        self._crew.close()
         with contextlib.suppress(queue.Empty):
             while True:
                 self._received.append(self._inbox.get_nowait())
