@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from audio_batch.errors import AssetError, ErrorKind
+from audio_batch.storage import output_error
 
 FOLDER = "claims"
 
@@ -18,7 +18,7 @@ def claim(state: Path, token: str) -> bool:
     """Take the right to publish; False where somebody has it already.
 
     Raises:
-        AssetError: OUTPUT: the state folder cannot be written.
+        AssetError: DISK_FULL or OUTPUT.
     """
     folder = state / FOLDER
     try:
@@ -27,9 +27,7 @@ def claim(state: Path, token: str) -> bool:
     except FileExistsError:
         return False
     except OSError as error:
-        raise AssetError(
-            ErrorKind.OUTPUT, f"{folder} cannot be written: {error.strerror}.", transient=True
-        ) from error
+        raise output_error(error, folder) from error
     return True
 
 

@@ -13,6 +13,7 @@ import stub_nvml
 from program import command, environment, write_manifest
 
 from audio_batch.claims import FOLDER, claim, sweep
+from audio_batch.errors import AssetError, ErrorKind
 from audio_batch.journal import Journal
 from audio_batch.outcome import State
 
@@ -76,5 +77,6 @@ def test_only_one_claims_and_a_sweep_ends_all_claims(tmp_path: Path) -> None:
     assert claim(tmp_path, "1-1")
     sweep(tmp_path)
     assert claim(tmp_path, "1-0")
-    with pytest.raises(Exception, match="cannot be written"):
+    with pytest.raises(AssetError) as refused:
         claim(tmp_path / "nowhere", "1-0")
+    assert refused.value.kind is ErrorKind.OUTPUT

@@ -249,7 +249,6 @@ def test_priors_count_in_their_ratios_and_give_way_to_the_first_job() -> None:
     assert speeds.learnt("b") is None
     speeds.observe("b", 1, 100.0, 7.0)
     assert speeds.cost_s("b", 1, 100.0) == pytest.approx(7.0)
-    assert speeds.fastest_first(["b", "a"]) == ["a", "b"]
 
 
 def test_a_device_nobody_knows_is_taken_for_an_average_one() -> None:

@@ -2,8 +2,8 @@
 
 The driver tells what is free, not whose the rest is: CTranslate2 and PyTorch keep what assets gave
 back, and use it again. So what an asset takes cannot be told from what is free, and the only firm
-rule is that nothing is added where next to nothing is left. Models are held against what was seen
-to be needed before they are loaded (`needs`, `remembered`), and running out of memory has a ladder.
+rule is that nothing is added where next to nothing is left. Running out of memory has a ladder, and
+what worked then is remembered (`ladder`, `remembered`).
 """
 
 from __future__ import annotations

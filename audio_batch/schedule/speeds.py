@@ -9,7 +9,7 @@ weighs the same on long and short recordings.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 from statistics import median
@@ -230,11 +230,6 @@ class Speeds:
         """What is known of a device by measurement, of this run and of those before; else None."""
         learner = self._learners.get(device)
         return learner.speed if learner else None
-
-    def fastest_first(self, devices: Iterable[str]) -> list[str]:
-        """The devices by what a typical job alone costs there; alike ones in their order."""
-        typical_s = self.typical_s()
-        return sorted(devices, key=lambda device: self.cost_s(device, 1, typical_s) or 0.0)
 
     def typical_s(self) -> float:
         """The median length of the last recordings, in seconds."""
