@@ -20,9 +20,13 @@ from typing import Annotated, Any, Literal
 import platformdirs
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
+from audio_batch import locations
 from audio_batch.errors import UsageError
 
 FILE_NAME = "audio-batch.toml"
+
+PATHS = (*("root", "model_dir", "log_file", "hf_token_file", "speakers", "state_dir", "cache_dir"),)
+"""Settings that name local files and folders."""
 
 OF_SPEAKERS = (
     "diarize_model",
@@ -46,6 +50,10 @@ def _text(value: Any) -> Any:
 
 Texts = Annotated[list[str], BeforeValidator(_listed)]
 Text = Annotated[str, BeforeValidator(_text)]
+Location = Annotated[
+    str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)
+]
+"""A path, or the URL of an object store's folder; see `locations`."""
 
 
 class Settings(BaseModel):
@@ -54,7 +62,8 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     # Where
-    output_dir: Path | None = None
+    output_dir: Location | None = None
+    state_dir: Path | None = None
     root: Path | None = None
     field: Texts | None = None
     allow_missing: bool | None = None
@@ -64,6 +73,7 @@ class Settings(BaseModel):
     order: Literal["manifest", "reverse", "longest", "shortest", "priority"] | None = None
     skip: int | None = None
     limit: int | None = None
+    shard: Text | None = None
     # Model
     engine: str | None = None
     model: str | None = None
@@ -128,6 +138,22 @@ class Settings(BaseModel):
     max_line_width: int | None = None
     max_line_count: int | None = None
     highlight_words: bool | None = None
+    # Where recordings come from
+    cache_dir: Path | None = None
+    cache_size: Text | None = None
+    downloads: int | None = None
+    max_download: Text | None = None
+    allow_http: bool | None = None
+    allow_private_addresses: bool | None = None
+    s3_endpoint: str | None = None
+    aws_profile: str | None = None
+    aws_login: bool | None = None
+    # Databases
+    results_db: str | None = None
+    results_table: str | None = None
+    # Cluster
+    ray_address: str | None = None
+    ray_results: Literal["auto", "workers", "driver"] | None = None
     # Input
     audio_stream: int | None = None
     max_duration: float | None = None
@@ -272,9 +298,11 @@ def read(file: Path) -> dict[str, Any]:
         name = str(first["loc"][0]).replace("_", "-")
         raise UsageError(f"{file}: {name}: {first['msg']}.") from error
     result = checked.model_dump(exclude_none=True)
-    for key in ("output_dir", "root", "model_dir", "log_file", "hf_token_file", "speakers"):
+    for key in PATHS:
         if key in result:
             result[key] = file.parent / result[key].expanduser()
+    if "output_dir" in result:
+        result["output_dir"] = locations.absolute(result["output_dir"], file.parent)
     for key in ("model", "align_model", "diarize_model"):
         named = result.get(key, "")
         folder = file.parent / Path(named).expanduser()

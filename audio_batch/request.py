@@ -11,9 +11,21 @@ from audio_batch.errors import UsageError
 from audio_batch.formats import FORMATS
 from audio_batch.manifest import Asset, Manifest, load, parse_fields
 from audio_batch.selection import Condition, matcher, parse_condition, select
+from audio_batch.storage import OutputFolder
 from audio_batch.survey import declared_duration_s
 
-DEFAULT_OUTPUT = Path("transcripts")
+DEFAULT_OUTPUT = "transcripts"
+
+
+def output_folder(settings: Settings) -> OutputFolder:
+    """Where the settings have outputs and state written.
+
+    Raises:
+        UsageError: see `OutputFolder.at`.
+    """
+    return OutputFolder.at(
+        settings.output_dir or DEFAULT_OUTPUT, state_dir=settings.state_dir, shard=settings.shard
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ from audio_batch.pools.processes import ProcessPool
 from audio_batch.preflight import PreflightRequest, before_run
 from audio_batch.remembered import Remembered
 from audio_batch.reporters import Reporter, Steady
-from audio_batch.request import DEFAULT_OUTPUT, Request, choose, read_manifest
+from audio_batch.request import Request, choose, output_folder, read_manifest
 from audio_batch.runner import MakePool, Runner
 from audio_batch.storage import OutputFolder
 from audio_batch.survey import Survey
@@ -97,7 +97,7 @@ def execute(request: Request, interface: Interface) -> ExitCode:
         host_memory.parse_size_bytes(settings.min_free_ram, "--min-free-ram")
     for warning in manners.apply(settings.nice, settings.ionice):
         interface.notice(warning, warning=True)
-    folder = OutputFolder((settings.output_dir or DEFAULT_OUTPUT).absolute())
+    folder = output_folder(settings)
     with ExitStack() as stack:
         stack.enter_context(interruptible())
         known = folder.state.is_dir()

@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 
 import filelock
 
+from audio_batch import locations
 from audio_batch.errors import AssetError, ErrorKind, LockedError, SetupError, UsageError
 
 STATE_FOLDER = ".audio-batch"
@@ -172,6 +173,23 @@ class OutputFolder:
         self.journal_path = self.state / "journal.sqlite3"
         self.crash_log_path = self.state / "crash.log"
         self.summary_path = root / "summary.json"
+
+    @classmethod
+    def at(
+        cls, location: str, *, state_dir: Path | None = None, shard: str | None = None
+    ) -> OutputFolder:
+        """The output folder at a location.
+
+        Args:
+            state_dir: where journal, lock and kept stages go; None: within a local folder.
+            shard: "2/4": the state of that part of the manifest.
+
+        Raises:
+            UsageError: it is nowhere that outputs can be written.
+        """
+        if locations.scheme(location) or state_dir is not None or shard is not None:
+            raise UsageError(f"{location} is not supported yet.")
+        return cls(Path(locations.absolute(location, Path.cwd())))
 
     def create(self) -> None:
         """Make the folder and see that it can be written to.

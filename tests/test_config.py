@@ -54,7 +54,7 @@ def test_paths_in_the_file_are_relative_to_it(folder: Path) -> None:
     file = folder / "audio-batch.toml"
     file.write_text('output-dir = "out"\nroot = "audio"\nmodel = "./models/mine"\n')
     settings, _ = merge({}, config=None, manifest=folder / "m.json")
-    assert settings.output_dir == folder / "out"
+    assert settings.output_dir == str(folder / "out")
     assert settings.root == folder / "audio"
     assert settings.model == str(folder / "models/mine")
 

@@ -14,14 +14,14 @@ from rich.console import Console
 
 from audio_batch import logs, summary
 from audio_batch.assembly import Fleet
-from audio_batch.config import Settings
+from audio_batch.config import PATHS, Settings
 from audio_batch.control import Asker
 from audio_batch.errors import ExitCode
+from audio_batch.locations import absolute
 from audio_batch.models import DEMO, REPOSITORIES
 from audio_batch.reporters import LiveReporter, LogReporter, Reporter, SteadyConsole
-from audio_batch.request import DEFAULT_OUTPUT, Request
+from audio_batch.request import Request, output_folder
 from audio_batch.session import Interface, execute
-from audio_batch.storage import OutputFolder
 from audio_batch.survey import Survey
 from audio_batch.text import for_terminal, redact
 from audio_batch.voices import names
@@ -53,7 +53,7 @@ def _spare_inputs(manifest: Path, settings: Settings, config: Path | None) -> No
     """
     if settings.log_file is None:
         return
-    folder = OutputFolder(settings.output_dir or DEFAULT_OUTPUT)
+    folder = output_folder(settings)
     own = (folder.summary_path, folder.root / names.FILE_NAME)
     needed = (manifest, config, settings.speakers, settings.hf_token_file, *own)
     logs.check_log_file(
@@ -65,11 +65,12 @@ def _spare_inputs(manifest: Path, settings: Settings, config: Path | None) -> No
 
 def _absolute(settings: Settings) -> Settings:
     """Paths that mean the same from any folder, for `retry`."""
-    paths = ("output_dir", "root", "model_dir", "log_file", "hf_token_file", "speakers")
-    found = {name: getattr(settings, name) for name in paths}
+    found = {name: getattr(settings, name) for name in PATHS}
     update: dict[str, object] = {
         name: path.expanduser().absolute() for name, path in found.items() if path is not None
     }
+    if settings.output_dir is not None:
+        update["output_dir"] = absolute(settings.output_dir, Path.cwd())
     known = settings.model in (None, DEMO, *REPOSITORIES)
     if settings.model and not known and Path(settings.model).expanduser().is_dir():
         update["model"] = str(Path(settings.model).expanduser().absolute())

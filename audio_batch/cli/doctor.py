@@ -109,24 +109,23 @@ def doctor(
 def _request(manifest: Path | None, settings: Settings) -> PreflightRequest:
     """Read the manifest as a run would, but count missing recordings instead of refusing them."""
     from audio_batch.preflight import PreflightRequest
-    from audio_batch.storage import OutputFolder
 
     paths = {name: path for name, path in settings if isinstance(path, Path)}
     settings = settings.model_copy(
         update={name: path.expanduser().absolute() for name, path in paths.items()}
     )
-    asked = settings.output_dir
+    from audio_batch.request import Request, choose, output_folder, read_manifest
+
     if manifest is None:
-        return PreflightRequest(settings, folder=OutputFolder(asked) if asked else None)
-    from audio_batch.request import DEFAULT_OUTPUT, Request, choose, read_manifest
+        asked = output_folder(settings) if settings.output_dir else None
+        return PreflightRequest(settings, folder=asked)
 
     lenient = settings.model_copy(update={"allow_missing": True})
     loaded = read_manifest(Request(manifest.expanduser().absolute(), lenient))
     # By length only where that decides which assets are taken: it opens every recording.
     cut = settings.skip or settings.limit is not None
     chosen = choose(loaded, settings if cut else settings.model_copy(update={"order": None}))
-    folder = OutputFolder(asked or DEFAULT_OUTPUT.absolute())
-    return PreflightRequest(settings, loaded, tuple(chosen), folder)
+    return PreflightRequest(settings, loaded, tuple(chosen), output_folder(settings))
 
 
 def _forgotten() -> Check:

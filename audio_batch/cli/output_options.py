@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from audio_batch.cli.option import opt
@@ -10,8 +9,13 @@ from audio_batch.cli.option import opt
 OUTPUT = "Outputs"
 
 OutputDir = Annotated[
-    Path | None,
-    opt("Where outputs and journal go \\[transcripts].", "--output-dir", "-o", panel=OUTPUT),
+    str | None,
+    opt(
+        "Where outputs and journal go: a folder, or s3:// gs:// az:// \\[transcripts].",
+        "--output-dir",
+        "-o",
+        panel=OUTPUT,
+    ),
 ]
 OutputFormat = Annotated[
     list[str] | None,

@@ -32,7 +32,7 @@ def retry(
     settings = request.settings.model_copy(
         update={
             # The folder may have been moved since.
-            "output_dir": output_dir,
+            "output_dir": str(output_dir),
             "retry_failed": True,
             "overwrite": None,
             "yes": yes or request.settings.yes,

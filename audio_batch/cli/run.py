@@ -11,6 +11,7 @@ from audio_batch.cli import device_options as devices
 from audio_batch.cli import manifest_options as options
 from audio_batch.cli import model_options as models
 from audio_batch.cli import output_options as outputs
+from audio_batch.cli import remote_options as remote
 from audio_batch.cli import speaker_options as speech
 from audio_batch.cli import survival_options as survival
 from audio_batch.cli.config_option import Config
@@ -28,6 +29,7 @@ def run(
     ],
     config: Config = None,
     output_dir: outputs.OutputDir = None,
+    state_dir: remote.StateDir = None,
     output_format: outputs.OutputFormat = None,
     output_template: outputs.OutputTemplate = None,
     max_line_width: outputs.MaxLineWidth = None,
@@ -41,6 +43,7 @@ def run(
     order: options.OrderBy = None,
     skip: options.Skip = None,
     limit: options.Limit = None,
+    shard: remote.Shard = None,
     model: models.Model = None,
     model_dir: models.ModelDir = None,
     offline: models.Offline = None,
@@ -177,6 +180,19 @@ def run(
     split_long: devices.SplitLong = None,
     backup_copies: devices.BackupCopies = None,
     experimental: devices.Experimental = None,
+    cache_dir: remote.CacheDir = None,
+    cache_size: remote.CacheSize = None,
+    downloads: remote.Downloads = None,
+    max_download: remote.MaxDownload = None,
+    allow_http: remote.AllowHttp = None,
+    allow_private_addresses: remote.AllowPrivateAddresses = None,
+    s3_endpoint: remote.S3Endpoint = None,
+    aws_profile: remote.AwsProfile = None,
+    aws_login: remote.AwsLogin = None,
+    results_db: remote.ResultsDb = None,
+    results_table: remote.ResultsTable = None,
+    ray_address: remote.RayAddress = None,
+    ray_results: remote.RayResults = None,
     audio_stream: Annotated[
         int | None,
         opt("Which audio stream, from 0 \\[the default one].", "--audio-stream", panel=INPUT),
@@ -257,7 +273,7 @@ def run(
     if output_dir is not None:
         from audio_batch.storage import OutputFolder
 
-        OutputFolder(output_dir).refuse_second()
+        OutputFolder.at(output_dir, state_dir=state_dir, shard=shard).refuse_second()
     from audio_batch.config import merge
 
     settings, file = merge(flags, config=config, manifest=manifest)
