@@ -13,6 +13,10 @@ from dataclasses import dataclass
 WINDOW_S = 30.0
 MOST = 32
 """Each has a thread and its samples; more would not fill a batch better."""
+MOST_FREE = 256
+"""Of those that open nothing: they only wait for a thread, and for the commit that begins them."""
+_FREE_S = 1e-3
+"""What takes a worker less opens nothing."""
 _BATCHES = 2
 """So many batches are to be in flight: one at work, one that gathers."""
 _LEAD_S = 0.25
@@ -67,7 +71,8 @@ class Ahead:
             return self.asked - ahead
         if not self.shared:
             enough = 1 if each_s is None else math.ceil(slots * _LEAD_S / max(each_s, 1e-3))
-            return min(MOST, max(1, enough)) - ahead
+            most = MOST if each_s is None or each_s >= _FREE_S else MOST_FREE
+            return min(most, max(1, enough)) - ahead
         free = MOST - ahead
         windows = sum(_windows(length) for length in lengths)
         wanted = windows < _BATCHES * self.batch_size(device) or len(lengths) <= slots

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -15,7 +16,7 @@ from audio_batch import models
 from audio_batch.config import Settings
 from audio_batch.engines import DEFAULT_ENGINE, check_engine
 from audio_batch.engines.cuda import COMPUTE_TYPES
-from audio_batch.errors import UsageError
+from audio_batch.errors import SetupError, UsageError
 from audio_batch.formats import parse_formats
 from audio_batch.gpu.balancer import Balancer
 from audio_batch.gpu.capacity import default_max_per_gpu, parse_max_per_gpu
@@ -33,7 +34,15 @@ from audio_batch.options import (
 )
 from audio_batch.time_limits import parse_duration_s
 
+if TYPE_CHECKING:
+    from audio_batch.manifest import Asset
+    from audio_batch.output_folder import OutputFolder
+    from audio_batch.pools.hosts import Host
+    from audio_batch.ray_cluster import Cluster
+
 DEFAULT_FORMATS = ("json", "txt", "srt")
+_WITNESSES = 100
+"""Among so many recordings a local one is looked for, which every node of a cluster must see."""
 _HOST_BYTES_PER_TASK = 1_500_000_000
 """Peak host memory of one task beside the model: the samples of a long file and its features."""
 
@@ -44,8 +53,24 @@ def build_options(settings: Settings, model: models.ModelReference) -> RunOption
     Raises:
         UsageError: a value that cannot be honoured.
     """
-    engine = settings.engine or DEFAULT_ENGINE
+    engine = settings.recognizer or DEFAULT_ENGINE
     check_engine(engine)
+    on_ray = settings.executor == "ray"
+    if not on_ray and (settings.ray_address or settings.ray_results):
+        named = "--ray-address" if settings.ray_address else "--ray-results"
+        raise UsageError(
+            f"{named} has no effect without --engine ray.", remedy="Add it, or leave that out."
+        )
+    if on_ray and settings.cpu_fallback:
+        raise UsageError(
+            "--cpu-fallback has no effect with --engine ray.",
+            remedy="Leave it out; --device cpu uses the cores of every node.",
+        )
+    if on_ray and settings.isolation == "thread":
+        raise UsageError(
+            "--isolation thread has no effect with --engine ray: workers are processes.",
+            remedy="Leave it out.",
+        )
     if settings.vad_method == "pyannote":
         raise UsageError(
             "--vad-method pyannote is not part of this version.", remedy="Use silero or none."
@@ -84,10 +109,18 @@ def build_options(settings: Settings, model: models.ModelReference) -> RunOption
         if value is not None and not 0 < value < 1:
             raise UsageError(f"--{name.replace('_', '-')} must be between 0 and 1, not {value:g}.")
     formats = parse_formats(settings.output_format) if settings.output_format else DEFAULT_FORMATS
+    if not formats and engine != "null":
+        raise UsageError(
+            "--output-format none would throw away what the model hears.",
+            remedy="It is for --engine null, to measure the program; leave it out.",
+        )
     return RunOptions(
         model=model.name,
         engine=engine,
         decoding=decoding,
+        executor=settings.executor,
+        ray_address=settings.ray_address,
+        ray_results=settings.ray_results or "auto",
         batch_size=batch_size,
         compute_type=compute_type,
         device=_device_spec(settings),
@@ -98,7 +131,8 @@ def build_options(settings: Settings, model: models.ModelReference) -> RunOption
         in_order=settings.order is not None,
         prefetch=settings.prefetch,
         split_long_s=split_long_s,
-        backup_copies=settings.backup_copies is not False,
+        # The right to publish is claimed by a file, which the nodes of a cluster do not share.
+        backup_copies=settings.backup_copies is not False and not on_ray,
         formats=formats,
         output_template=settings.output_template,
         max_line_width=settings.max_line_width,
@@ -151,7 +185,7 @@ def _temperatures(text: str | None) -> tuple[float, ...] | None:
 
 def _refuse_translation(settings: Settings, model: models.ModelReference) -> None:
     """Where the flag asks for it, say so before the run; an asset's own wish fails that asset."""
-    if settings.task == "translate" and settings.engine != "null" and not model.can_translate:
+    if settings.task == "translate" and settings.recognizer != "null" and not model.can_translate:
         raise UsageError(
             f"The model {model.name!r} was not trained to translate.",
             remedy="Use --model large-v3 or another multilingual original.",
@@ -177,6 +211,7 @@ class Fleet:
     """The devices of a run, with what watches and shares them. A context manager.
 
     `reserve` is a device beside `devices` that takes part when all of them are out, or None.
+    `cluster` is where they are, None for this machine.
     """
 
     devices: tuple[Device, ...]
@@ -185,20 +220,28 @@ class Fleet:
     sampler: Sampler
     workers: int
     reserve: Device | None = None
+    cluster: Cluster | None = None
 
     def __enter__(self) -> Fleet:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.sampler.stop()
+        if self.cluster is not None:
+            self.cluster.close()
 
 
-def open_fleet(options: RunOptions) -> Fleet:
+def open_fleet(options: RunOptions, *, output: str = "", assets: Sequence[Asset] = ()) -> Fleet:
     """Find the devices and say how many tasks each takes.
+
+    Args:
+        output: where outputs go; asked for, as `assets` are, on the nodes of a cluster.
 
     Raises:
         UsageError, SetupError: see `resolve_devices` and `parse_max_per_gpu`.
     """
+    if options.executor == "ray":
+        return _open_cluster(options, output, assets)
     pin_device_order(os.environ)
     # Half the precision that float32 needs at eight times its speed, from Ampere on; CTranslate2's
     # float16 and int8 use tensor cores anyway, this is for whatever runs on torch beside it.
@@ -231,6 +274,68 @@ def open_fleet(options: RunOptions) -> Fleet:
         raise
     workers = min(total, options.threads) if options.threads else total
     return Fleet(devices, caps, balancer, sampler, workers, reserve)
+
+
+def _open_cluster(options: RunOptions, output: str, assets: Sequence[Asset]) -> Fleet:
+    from audio_batch import ray_cluster, ray_devices
+
+    some = (asset.path for asset in itertools.islice(assets, _WITNESSES))
+    witnesses = [str(path) for path in some if path is not None][:1]
+    # Nobody tells how busy the devices of a cluster are: it is never started.
+    sampler = Sampler()
+    ray_devices.kind_of(options.device)  # a slip is told before Ray is started
+    cluster = ray_cluster.connect(options.ray_address)
+    try:
+        devices = ray_devices.find_devices(
+            cluster, options.device, witnesses=witnesses, output=output
+        )
+        if options.max_per_gpu is not None:
+            caps = parse_max_per_gpu(options.max_per_gpu, devices)
+        else:
+            caps = {}
+            for spot in cluster.spots.values():
+                caps |= default_max_per_gpu(
+                    [spot.device],
+                    cores=spot.cores,
+                    free_bytes=spot.free_bytes,
+                    need_bytes=_HOST_BYTES_PER_TASK,
+                )
+        total = sum(caps.values())
+        policy = options.policy if options.policy in POLICIES else "least-loaded"
+        balancer = Balancer(devices, caps, sampler, policy=policy)
+    except BaseException:
+        cluster.close()
+        raise
+    workers = min(total, options.threads) if options.threads else total
+    return Fleet(devices, caps, balancer, sampler, workers, cluster=cluster)
+
+
+def open_host(fleet: Fleet, folder: OutputFolder, settings: Settings) -> Host:
+    """Where the processes of the devices are begun.
+
+    Raises:
+        SetupError: workers are to write outputs where they cannot.
+    """
+    from audio_batch.pools.hosts import LocalHost
+
+    if fleet.cluster is None:
+        return LocalHost(folder.root)
+    from audio_batch.pools.ray_pool import RayHost, Shelves
+
+    asked, can = settings.ray_results or "auto", fleet.cluster.workers_publish
+    if asked == "workers" and not can:
+        raise SetupError(
+            f"Not every node of the cluster can write to {folder.where}.",
+            remedy="Use a folder that all of them share, an object store, or --ray-results driver.",
+        )
+    outputs = folder.place.open() if asked == "driver" or not can else None
+    return RayHost(
+        fleet.cluster,
+        Shelves(folder.state, outputs),
+        model_dir=settings.model_dir,
+        offline=bool(settings.offline),
+        cache_named=settings.cache_dir is not None,
+    )
 
 
 def is_isolated(asked: str, devices: Sequence[Device]) -> bool:

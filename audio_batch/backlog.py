@@ -1,4 +1,7 @@
-"""What is still to be done, in which order, and what of it may begin now."""
+"""What is still to be done, in which order, and what of it may begin now.
+
+Of a million assets only a window is looked over; it is filled up from the run's feed.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,11 @@ import heapq
 import itertools
 import time
 from bisect import insort
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
-from audio_batch.flights import Flight
+from audio_batch.feeding import Feed, ListFeed
+from audio_batch.flights import Flights
 from audio_batch.guards import Guards
 from audio_batch.plan import Planned
 from audio_batch.time_limits import fits
@@ -18,12 +22,23 @@ from audio_batch.watchdog import Expectation
 Rank = Callable[[Planned], tuple[Any, ...]]
 """What comes first: the lower rank; of equal ones what was added first."""
 
+Cut = Callable[[Planned], Iterable[Planned]]
+"""What an asset that comes from the feed is done as: itself, or its parts."""
+
+WINDOW = 20_000
+"""So many are looked over at a time: 40 MB. What comes later in the feed is not begun before."""
+_PORTION = 1000
+"""So many are taken from the feed at once, once as many are missing: no outcome waits for long."""
+
 
 class Backlog:
     """The queue of a run, and the retries whose delay is not over. One thread only.
 
     Args:
         rank: in which order things are begun; without it in the order in which they are added.
+
+    Attributes:
+        left_out: assets that were passed over for good because the time left is too short.
     """
 
     def __init__(
@@ -38,13 +53,38 @@ class Backlog:
         self._later: list[tuple[float, int, Planned]] = []
         self._last = itertools.count()
         self._first = itertools.count(-1, -1)
+        self._feed: Feed = ListFeed(())
+        self._cut: Cut = lambda planned: (planned,)
+        self._too_late = False
+        self.left_out = 0
 
     def __len__(self) -> int:
-        return len(self._todo) + len(self._later)
+        return len(self._todo) + len(self._later) + len(self._feed)
 
-    def __iter__(self) -> Iterator[Planned]:
-        for entry in itertools.chain(self._todo, self._later):
-            yield entry[-1]
+    def assets_left(self, at_work: Iterable[str]) -> int:
+        """How many assets there are with those at work; of one in parts many jobs may be left."""
+        here = {entry[-1].asset.id for entry in itertools.chain(self._todo, self._later)}
+        return len(here.union(at_work)) + len(self._feed) + self.left_out
+
+    def feed_from(self, feed: Feed, cut: Cut) -> None:
+        """Take what is to be done from a feed, as `fill` finds room for it."""
+        self._feed, self._cut = feed, cut
+        self.fill()
+
+    def fill(self) -> None:
+        """Take more from the feed where there is room, or where the time left suits nothing."""
+        if self._too_late and len(self._feed):
+            self.left_out += len({entry[-1].asset.id for entry in self._todo})
+            self._todo.clear()
+        self._too_late = False
+        room = WINDOW - len(self._todo)
+        if room >= min(_PORTION, len(self._feed)) > 0:
+            portion = WINDOW if room == WINDOW else _PORTION
+            self.add(*(one for item in self._feed.take(portion) for one in self._cut(item)))
+
+    def ahead(self, count: int) -> Iterator[Planned]:
+        """The next ones in line, at most `count`."""
+        return (entry[-1] for entry in self._todo[:count])
 
     @property
     def waiting(self) -> int:
@@ -80,6 +120,8 @@ class Backlog:
 
     def due_in_s(self) -> float | None:
         """Seconds until the next delay is over; None where there is none."""
+        if self._too_late and len(self._feed):
+            return 0.0
         return max(0.0, self._later[0][0] - time.monotonic()) if self._later else None
 
     def remove(self, planned: Planned) -> None:
@@ -89,7 +131,7 @@ class Backlog:
 
     def eligible(
         self,
-        flights: Collection[Flight],
+        flights: Flights,
         in_service: Sequence[str],
         failed_on: Mapping[str, Set[str]],
         *,
@@ -106,17 +148,21 @@ class Backlog:
             in_service: the devices that are not out.
             failed_on: by asset, the devices that have failed on it.
         """
-        watched = frozenset(f.job.device for f in flights if f.planned.suspect)
-        if watched and not isolated:
-            return
-        busy = frozenset(flight.job.device for flight in flights)
+        watched: frozenset[str] = frozenset()
+        if flights.suspects:
+            watched = frozenset(f.job.device for f in flights.values() if f.job.suspect)
+            if not isolated:
+                return
         left_s = self._guards.time.left_s()
+        self._too_late = left_s is not None and left_s > 0
         for entry in self._todo:
             planned = entry[-1]
             if left_s is not None and not self._in_time(planned, in_service, left_s):
                 continue
+            self._too_late = False
             exclude = watched
             if planned.suspect:
+                busy = frozenset(flight.job.device for flight in flights.values())
                 if busy and not isolated:
                     continue
                 failed = failed_on.get(planned.asset.id, frozenset())
@@ -128,9 +174,10 @@ class Backlog:
     def nothing_fits(self, in_service: Sequence[str]) -> bool:
         """Whether all that is left would not be done before the limit that the user has set."""
         left_s = self._guards.time.left_s()
-        if left_s is None or not len(self):
+        if left_s is None or not len(self) or (left_s > 0 and len(self._feed)):
             return False
-        return not any(self._in_time(item, in_service, left_s) for item in self)
+        here = itertools.chain(self._todo, self._later)
+        return not any(self._in_time(entry[-1], in_service, left_s) for entry in here)
 
     def _in_time(self, planned: Planned, in_service: Sequence[str], left_s: float) -> bool:
         duration_s = planned.asset.duration_s if planned.part is None else planned.part.length_s

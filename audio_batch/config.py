@@ -21,12 +21,20 @@ import platformdirs
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from audio_batch import locations
+from audio_batch.databases import urls
 from audio_batch.errors import UsageError
 
 FILE_NAME = "audio-batch.toml"
 
 PATHS = (*("root", "model_dir", "log_file", "hf_token_file", "speakers", "state_dir", "cache_dir"),)
 """Settings that name local files and folders."""
+
+REACH_OUT = (
+    *("results_db", "s3_endpoint", "aws_profile", "ray_address"),
+    *("allow_http", "allow_private_addresses"),
+)
+"""Settings that send words, secrets of the environment or signed requests to other machines, or
+open this machine's networks to whoever wrote the manifest."""
 
 OF_SPEAKERS = (
     "diarize_model",
@@ -186,6 +194,19 @@ class Settings(BaseModel):
     verbose: int | None = None
     quiet: bool | None = None
 
+    @property
+    def executor(self) -> Literal["local", "ray"]:
+        """Who places the workers, by `--engine ray` or `--engine ray:ENGINE`."""
+        return "ray" if (self.engine or "").partition(":")[0] == "ray" else "local"
+
+    @property
+    def recognizer(self) -> str | None:
+        """The engine that hears words, as far as it is named: all of --engine, or what follows
+        `ray:`."""
+        if self.executor == "local":
+            return self.engine
+        return (self.engine or "").partition(":")[2] or None
+
 
 def merge(
     flags: dict[str, Any], *, config: Path | None, manifest: Path
@@ -200,7 +221,7 @@ def merge(
 
     Raises:
         UsageError: the file cannot be read, a setting in it is unknown or of a wrong type, or it
-            was merely found and names models that can run code.
+            was merely found and sets what only a person should.
     """
     file = find(config, manifest)
     values = read(file) if file else {}
@@ -237,6 +258,15 @@ def _refuse_code(file: Path, values: dict[str, Any]) -> None:
         named = "diarize-model"
     if log is not None and not log.resolve().is_relative_to(file.parent.resolve()):
         named = "log-file"
+    outside = [name for name in REACH_OUT if values.get(name)]
+    if locations.is_remote(values.get("output_dir", "")):
+        outside.append("output_dir")
+    if outside:
+        raise UsageError(
+            f"{file} was found, not named, and sets {outside[0].replace('_', '-')}: that could "
+            "tell another machine what is yours.",
+            remedy=f"If you trust it, name the file: --config {file}.",
+        )
     if named is not None:
         raise UsageError(
             f"{file} was found, not named, and sets {named}: that could have its maker's code run.",
@@ -303,6 +333,8 @@ def read(file: Path) -> dict[str, Any]:
             result[key] = file.parent / result[key].expanduser()
     if "output_dir" in result:
         result["output_dir"] = locations.absolute(result["output_dir"], file.parent)
+    if "results_db" in result:
+        result["results_db"] = urls.absolute(result["results_db"], file.parent)
     for key in ("model", "align_model", "diarize_model"):
         named = result.get(key, "")
         folder = file.parent / Path(named).expanduser()

@@ -8,7 +8,7 @@ asset may be read ahead.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 
 from audio_batch.ahead import Ahead
@@ -37,6 +37,8 @@ _FOREIGN_PCT = 20.0
 """An idle device that is busier than this works for somebody else too."""
 _SUSPECT = 1000
 """More danger than any that earlier runs have left: what was under suspicion in this one."""
+_NEW_SHARE = 0.2
+"""What the last one counts in a mean that forgets."""
 _LOADING_S = 5.0
 """A device that is loading its models is taken to open so soon."""
 
@@ -61,6 +63,9 @@ class Pace:
     lengths: Lengths = field(default_factory=Lengths)
     slowed: dict[str, float] = field(default_factory=dict)
     """By device: how many times longer it takes because others use it."""
+    worked_s: dict[str, float] = field(default_factory=dict)
+    """By device: what those whose length nobody knows have taken there lately, in a worker. What
+    they wait for commits is left out: the slower those are, the more is to be at hand."""
     stages: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
     """By device and stage: seconds of work, and seconds of audio that they were for."""
 
@@ -68,6 +73,11 @@ class Pace:
         """What an asset takes on a device with so many at work there, it included."""
         cost_s = self.speeds.cost_s(device, active, duration_s)
         return None if cost_s is None else cost_s * self.slowed.get(device, 1.0)
+
+    def took(self, device: str, work_s: float) -> None:
+        """An asset of a length that nobody knows was done."""
+        before_s = self.worked_s.get(device, work_s)
+        self.worked_s[device] = before_s + _NEW_SHARE * (work_s - before_s)
 
     def timed(self, outcome: Outcome) -> None:
         """Take down how long the stages of an asset took that was done as a whole."""
@@ -135,7 +145,7 @@ class Dispatch:
         eligible = (
             chosen
             for chosen in self._backlog.eligible(
-                self._flights.values(),
+                self._flights,
                 self._crew.in_service(),
                 self._failed_on,
                 isolated=self._isolated,
@@ -181,6 +191,8 @@ class Dispatch:
             for load in self._balancer.loads()
             if load.device.id in in_service  # the reserve is held, and will not open soon
         }
+        if len(loads) == 1:
+            return self._on_the_only_one(eligible, *loads.values())
         devices = [
             replace(seen, open=seen.open and has_room(loads[seen.id], len(seen.running)))
             for seen in (self._seen(load, now_s) for load in loads.values())
@@ -212,6 +224,35 @@ class Dispatch:
                 len(self._flights.on(start.device)) + 1,
                 self._pace.lengths.of(planned),
             ),
+            queued=lease is None and not self._pace.ahead.shared,
+        )
+
+    def _on_the_only_one(
+        self, eligible: Iterator[tuple[Planned, frozenset[str]]], load: DeviceLoad
+    ) -> Beginning | None:
+        """What the plan says of one device, without the plan: the next in line, where it has room.
+
+        Of many tiny assets each asks.
+        """
+        device = load.device.id
+        at_work = self._flights.count_on(device)
+        self._notice_others(load, idle=not at_work)
+        if load.held or not has_room(load, at_work):
+            return None
+        room = self._room(load)
+        if room <= 0 and at_work >= load.maximum:
+            return None
+        planned = next((planned for planned, exclude in eligible if device not in exclude), None)
+        if planned is None or not self._admitted(planned):
+            return None
+        lease = self._balancer.lease_on(device)
+        if lease is None and (planned.suspect or room <= 0):
+            return None
+        return Beginning(
+            planned,
+            load.device,
+            lease,
+            self._pace.cost_s(device, at_work + 1, self._pace.lengths.of(planned)),
             queued=lease is None and not self._pace.ahead.shared,
         )
 
@@ -291,13 +332,17 @@ class Dispatch:
 
     def _room(self, load: DeviceLoad) -> int:
         """How many assets more may be read ahead on a device."""
-        flights = self._flights.on(load.device.id)
-        if any(flight.planned.suspect for flight in flights):
-            return 0
-        lengths = (flight.duration_s or flight.planned.asset.duration_s for flight in flights)
         speeds, device = self._pace.speeds, load.device.id
-        each_s = None
-        if speeds.learnt(device) is not None:
+        if self._flights.suspects and any(f.job.suspect for f in self._flights.on(device)):
+            return 0
+        lengths: Iterable[float | None]
+        if self._pace.ahead.shared:
+            flights = self._flights.on(device)
+            lengths = (flight.duration_s or flight.planned.asset.duration_s for flight in flights)
+        else:  # only their number counts
+            lengths = (None,) * self._flights.count_on(device)
+        each_s = self._pace.worked_s.get(device)
+        if each_s is None and speeds.learnt(device) is not None:
             each_s = self._pace.cost_s(device, load.maximum, speeds.typical_s())
         return self._pace.ahead.room(device, load.maximum, lengths, each_s)
 
@@ -332,9 +377,10 @@ class Dispatch:
     def learn(self, flight: Flight, outcome: Outcome, now_s: float) -> None:
         """An asset was done from decoding to publication."""
         if outcome.duration_s is None:
+            self._pace.took(flight.device.id, sum(outcome.timings_s.values()))
             return
-        self._pace.lengths.told(flight.planned, outcome.duration_s)
         wall_s = now_s - flight.since_s
+        self._pace.lengths.told(flight.planned, outcome.duration_s)
         planned = flight.planned
         in_parts = planned.parts or (planned.part and len(planned.stages) > 1)
         if planned.kept or in_parts or wall_s <= 0:

@@ -53,6 +53,7 @@ class Endings:
     crew: Crew
     expectation: Expectation
     tries: Counter[str]
+    positions: dict[str, int]
     given_up: set[int]
     pause: Pause
     stop: StopControl
@@ -131,7 +132,9 @@ class Endings:
 
     def _commit(self, flight: Flight, outcome: Outcome, worker: str) -> None:
         job = flight.job
-        planned = flight.planned if job.part else carried_on(flight.planned, outcome.stages)
+        planned = flight.planned
+        if outcome.state is not State.DONE and not job.part:
+            planned = carried_on(planned, outcome.stages)
         if outcome.error_kind is ErrorKind.DISK_FULL:
             self.backlog.put_back(planned)
             self._not_this_time(flight, outcome)
@@ -164,7 +167,7 @@ class Endings:
         if outcome.error_kind is ErrorKind.OUT_OF_MEMORY:
             self.mishaps.renew(job.device)
         if due_for_redo(planned, outcome, self.options) and not self.stop.requested.is_set():
-            self.backlog.add(redo_of(planned))
+            self.backlog.add(redo_of(carried_on(planned, outcome.stages)))
             self._tell_finished(flight, outcome, worker, again_in_s=0.0)
             return
         if delay_s is not None:
@@ -194,6 +197,7 @@ class Endings:
         if delay_s is not None and outcome.error_kind is not ErrorKind.INPUT_CHANGED:
             self.backlog.add_later(flight.planned, delay_s)
         else:
+            self.tries.pop(flight.job.key, None)
             suspect = outcome.error_kind in (ErrorKind.TIMEOUT, ErrorKind.WORKER_DIED)
             heard = outcome.stages[0] if outcome.state is State.DONE else None
             whole = self.partings.ended(flight.planned, heard, suspect=suspect)
@@ -205,19 +209,27 @@ class Endings:
 
     def _count(self, flight: Flight, outcome: Outcome) -> None:
         """An outcome stands: learn from it, and count it."""
-        self.tries.pop(flight.job.key, None)
+        self._forget(flight, outcome)
         wall_s = self.now_s() - flight.begun_s
         self.result.count(outcome, wall_s)
         if outcome.state is not State.DONE or outcome.rendered_only:
             return
         self.litter += [record.file.path for record in flight.planned.parts.values()]
         self.crew.finished(outcome.device)
-        self.mishaps.done(outcome.asset_id)
         planned = flight.planned
         if outcome.duration_s is not None and not (planned.kept or planned.parts):
             self.expectation.observe(outcome.device, outcome.duration_s, wall_s)
         if self.guards.ladder is not None:
             self.guards.ladder.worked(outcome.device, outcome)
+
+    def _forget(self, flight: Flight, outcome: Outcome) -> None:
+        """Nothing more is done of the asset in this run: there may be a million."""
+        asset_id = outcome.asset_id
+        self.tries.pop(flight.job.key, None)
+        self.tries.pop(asset_id, None)
+        self.positions.pop(asset_id, None)
+        done = outcome.state is State.DONE and not outcome.rendered_only
+        self.mishaps.forget(asset_id, done=done)
 
     def _tell_finished(
         self, flight: Flight, outcome: Outcome, worker: str, *, again_in_s: float | None

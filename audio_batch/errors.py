@@ -33,6 +33,8 @@ class ErrorKind(StrEnum):
     INPUT_NOT_A_FILE = "input_not_a_file"
     INPUT_UNREADABLE = "input_unreadable"
     INPUT_CHANGED = "input_changed"
+    INPUT_FORBIDDEN = "input_forbidden"
+    NETWORK = "network"
     NOT_MEDIA = "not_media"
     NO_AUDIO_STREAM = "no_audio_stream"
     EMPTY_AUDIO = "empty_audio"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Protocol
 
-from audio_batch.plan import Planned
+from audio_batch.outcome import Stage
+from audio_batch.plan import Action, Planned
 
 
 class Feed(Protocol):
@@ -17,6 +18,10 @@ class Feed(Protocol):
 
     def take(self, count: int) -> list[Planned]:
         """The next ones, at most `count`; none when all have been taken."""
+        ...
+
+    def needed(self) -> Set[Stage]:
+        """The stages that some of them are missing: their models are loaded before the first."""
         ...
 
 
@@ -35,3 +40,8 @@ class ListFeed:
         some = list(self._planned[self._taken : self._taken + count])
         self._taken += len(some)
         return some
+
+    def needed(self) -> Set[Stage]:
+        """See `Feed.needed`."""
+        todo = self._planned[self._taken :]
+        return {stage for item in todo if item.action is Action.PROCESS for stage in item.missing}

@@ -89,6 +89,7 @@ def job_of(
         output_name=planned.output_name,
         source=planned.source,
         fingerprint=planned.fingerprint,
+        rendering=planned.rendering,
         device=device,
         attempt=attempt,
         position=position,
@@ -108,6 +109,8 @@ def job_of(
 
 def carried_on(planned: Planned, records: Sequence[StageRecord]) -> Planned:
     """The asset as it is to be tried again: from the stages that this attempt did."""
+    if not records:
+        return planned
     done = {record.stage: record for record in records}
     kept = {**planned.kept, **done}
     if Stage.TRANSCRIBE in done and Stage.ALIGN not in done:
@@ -126,6 +129,8 @@ class Flights:
         self._by_device: dict[str, dict[str, Flight]] = {}
         self._by_asset: dict[str, list[Flight]] = {}
         self._abandoned = 0
+        self.suspects = 0
+        """How many of them are suspect (`Planned.suspect`)."""
 
     def __len__(self) -> int:
         """How many there are to wait for."""
@@ -155,6 +160,7 @@ class Flights:
 
     def add(self, flight: Flight) -> None:
         """A job begins."""
+        self.suspects += flight.job.suspect
         self._by_key[flight.job.key] = flight
         self._by_device.setdefault(flight.job.device, {})[flight.job.key] = flight
         self._by_asset.setdefault(flight.job.asset.id, []).append(flight)
@@ -164,6 +170,7 @@ class Flights:
         del self._by_key[flight.job.key]
         del self._by_device[flight.job.device][flight.job.key]
         self._abandoned -= flight.abandoned
+        self.suspects -= flight.job.suspect
         of_asset = self._by_asset[flight.job.asset.id]
         of_asset.remove(flight)
         if not of_asset:
@@ -186,6 +193,10 @@ class Flights:
     def of(self, job: Job) -> Flight:
         """The flight of a job that is at work."""
         return self._by_key[job.key]
+
+    def count_on(self, device: str) -> int:
+        """How many there are on a device."""
+        return len(self._by_device.get(device, ()))
 
     def on(self, device: str) -> list[Flight]:
         """What is at work on a device, in the order in which it began."""

@@ -346,18 +346,25 @@ FORMATS: Mapping[str, Format] = {
 """Every format by its name, the canonical one first."""
 
 
+NO_FORMAT = "none"
+"""Asked for by itself: nothing is published, the run only measures the program."""
+
+
 def parse_formats(text: str | Sequence[str]) -> tuple[str, ...]:
     """The formats that `"srt,vtt"`, `"all"` or a list of such texts names.
 
     `json` is always among them and first, the others follow in the order of `FORMATS` without
     repetition, so that two ways to ask for the same are equal. `rttm` brings `uem` along: turns
-    cannot be scored without the part of the recording that they are good for.
+    cannot be scored without the part of the recording that they are good for. `none`, by itself,
+    is no format at all.
 
     Raises:
         UsageError: a name that is none of `FORMATS`; the message lists them.
     """
     texts = (text,) if isinstance(text, str) else text
     asked = {name.lower() for part in texts for name in re.split(r"[\s,]+", part) if name}
+    if asked == {NO_FORMAT}:
+        return ()
     for name in sorted(asked - {"all"}):
         _known(name)
     if "rttm" in asked:

@@ -14,7 +14,10 @@ from typing import Any
 
 from audio_batch import journal_rows, journal_stages
 from audio_batch.errors import ErrorKind
+from audio_batch.journal_counts import Tally
 from audio_batch.journal_file import JournalFile
+from audio_batch.journal_lookup import Lookup
+from audio_batch.journal_outbox import Outbox
 from audio_batch.journal_rows import JournalEntry, RunRecord, outputs_json, storable
 from audio_batch.outcome import Outcome, Published, Stage, StageRecord, State
 from audio_batch.storage import PublishedFile
@@ -34,6 +37,31 @@ _FACTS = {
 }
 """What is known of an asset as it was last done, and its empty value."""
 
+_NEW_FACTS = (
+    ", duration_s = :duration, speech_s = :speech, language = :language,"
+    " notes = :notes, timings_s = :timings, missing = :missing, suspicions = :suspicions"
+)
+
+_SAME = "source = :source AND fingerprint = :fingerprint"
+
+_START = (
+    "INSERT INTO assets (asset_id, name, state, source, fingerprint, rendering,"
+    " attempts, deaths, device, started_at, run_id)"
+    " VALUES (:id, :name, 'running', :source, :fingerprint, :rendering, 1, 0,"
+    " :device, :now, :run)"
+    " ON CONFLICT (asset_id) DO UPDATE SET"
+    f" attempts = CASE WHEN {_SAME} THEN attempts + 1 ELSE 1 END,"
+    f" deaths = CASE WHEN {_SAME} THEN deaths ELSE 0 END,"
+    + "".join(
+        f" {column} = CASE WHEN {_SAME} THEN {column} ELSE {empty} END,"
+        for column, empty in _FACTS.items()
+    )
+    + " name = :name, state = 'running', source = :source, fingerprint = :fingerprint,"
+    " rendering = :rendering, device = :device, started_at = :now,"
+    " finished_at = NULL, error_kind = NULL, error_text = NULL, run_id = :run"
+    " RETURNING attempts"
+)
+
 
 class Journal:
     """The one door to the journal. Not thread-safe: the parent's main thread holds it.
@@ -46,6 +74,8 @@ class Journal:
         self.path = path
         self._file = JournalFile(path, read_only=read_only)
         self._db = self._file.db
+        self.lookup = Lookup(self._file)
+        self.outbox = Outbox(self._file)
 
     def close(self) -> None:
         """Close the file; what was committed is there whether this is called or not."""
@@ -142,25 +172,8 @@ class Journal:
         """
         now = time.time()
         with self._file.transaction():
-            self._db.execute(
-                "INSERT INTO assets (asset_id, name, state, source, fingerprint, rendering,"
-                " attempts, deaths, device, started_at, run_id)"
-                " VALUES (:id, :name, 'running', :source, :fingerprint, :rendering, 1, 0,"
-                " :device, :now, :run)"
-                " ON CONFLICT (asset_id) DO UPDATE SET"
-                " attempts = CASE WHEN source = :source AND fingerprint = :fingerprint"
-                " THEN attempts + 1 ELSE 1 END,"
-                " deaths = CASE WHEN source = :source AND fingerprint = :fingerprint"
-                " THEN deaths ELSE 0 END,"
-                + "".join(
-                    f" {column} = CASE WHEN source = :source AND fingerprint = :fingerprint"
-                    f" THEN {column} ELSE {empty} END,"
-                    for column, empty in _FACTS.items()
-                )
-                + ""
-                " name = :name, state = 'running', source = :source, fingerprint = :fingerprint,"
-                " rendering = :rendering, device = :device, started_at = :now,"
-                " finished_at = NULL, error_kind = NULL, error_text = NULL, run_id = :run",
+            ((attempts,),) = self._db.execute(
+                _START,
                 {
                     "id": asset_id,
                     "name": storable(name),
@@ -177,10 +190,7 @@ class Journal:
                 " VALUES (?, ?, ?, 'running', ?)",
                 (asset_id, run_id, device, now),
             )
-            row = self._db.execute(
-                "SELECT attempts FROM assets WHERE asset_id = ?", (asset_id,)
-            ).fetchone()
-        return int(row["attempts"])
+        return int(attempts)
 
     def finish(self, outcome: Outcome, *, counts: bool = True, redo: bool = False) -> None:
         """Commit what became of an attempt.
@@ -234,6 +244,18 @@ class Journal:
         with self._file.translated():
             return journal_stages.counts(self._db)
 
+    def adopt(self, entries: Iterable[JournalEntry], run_id: int) -> None:
+        """Commit rows of assets that have none here, and were done by others.
+
+        Args:
+            run_id: of the run that takes them over; the entries' own is none of this journal's.
+        """
+        with self._file.transaction():
+            self._db.executemany(
+                journal_rows.INSERT_ENTRY,
+                [{**journal_rows.values_of(entry), "run_id": run_id} for entry in entries],
+            )
+
     def replace_outputs(self, asset_id: str, outputs: tuple[PublishedFile, ...]) -> None:
         """Commit that an asset's outputs were written again by other means than a run."""
         with self._file.transaction():
@@ -247,52 +269,47 @@ class Journal:
         # What an earlier attempt found out stands beside its outputs until new ones take its place.
         # An incomplete transcript stands too, whether or not there will be another attempt.
         published = bool(outcome.outputs)
-        new_outputs = ", outputs = :outputs" if published else ""
-        new_facts = (
-            ", duration_s = :duration, speech_s = :speech, language = :language,"
-            " notes = :notes, timings_s = :timings, missing = :missing,"
-            " suspicions = :suspicions"
-            if published and not outcome.rendered_only
-            else ""
-        )
         redone = ""
         if redo and (published or outcome.state is State.DONE):
             redone = ", redone = redone + 1"
         elif published and any(record.stage is Stage.TRANSCRIBE for record in outcome.stages):
             redone = ", redone = 0"
+        values: dict[str, object] = {
+            "state": outcome.state.value,
+            "now": now,
+            "kind": outcome.error_kind,
+            "text": storable(outcome.error_text),
+            "device": outcome.device,
+            "back": 0 if counts else 1,
+            "died": int(outcome.died),
+            "id": outcome.asset_id,
+        }
+        more = redone
+        if outcome.source is not None and outcome.state is State.DONE:
+            more += ", source = :source"
+            values["source"] = outcome.source
+        if published:
+            more += ", outputs = :outputs"
+            values["outputs"] = outputs_json(outcome.outputs)
+            if not outcome.rendered_only:
+                more += _NEW_FACTS
+                values["duration"] = outcome.duration_s
+                values["speech"] = outcome.speech_s
+                values["language"] = outcome.language
+                values["notes"] = _json_of(outcome.notes)
+                values["timings"] = json.dumps(outcome.timings_s)
+                values["missing"] = _json_of(outcome.missing)
+                values["suspicions"] = _json_of(outcome.suspicions)
         self._db.execute(
             "UPDATE assets SET state = :state, finished_at = :now, error_kind = :kind,"
             " error_text = :text, device = :device, attempts = max(0, attempts - :back),"
-            " deaths = deaths + :died" + new_outputs + new_facts + redone + " WHERE asset_id = :id",
-            {
-                "state": outcome.state.value,
-                "now": now,
-                "kind": outcome.error_kind,
-                "text": storable(outcome.error_text),
-                "outputs": outputs_json(outcome.outputs),
-                "device": outcome.device,
-                "back": 0 if counts else 1,
-                "died": int(outcome.died),
-                "duration": outcome.duration_s,
-                "speech": outcome.speech_s,
-                "language": outcome.language,
-                "notes": json.dumps(list(outcome.notes)),
-                "timings": json.dumps(outcome.timings_s),
-                "missing": json.dumps(list(outcome.missing)),
-                "suspicions": json.dumps(list(outcome.suspicions)),
-                "id": outcome.asset_id,
-            },
+            f" deaths = deaths + :died{more} WHERE asset_id = :id",
+            values,
         )
         self._db.execute(
             "UPDATE attempts SET state = ?, finished_at = ?, error_kind = ?, error_text = ?"
             " WHERE asset_id = ? AND state = 'running'",
-            (
-                outcome.state.value,
-                now,
-                outcome.error_kind,
-                storable(outcome.error_text),
-                outcome.asset_id,
-            ),
+            (values["state"], now, values["kind"], values["text"], values["id"]),
         )
 
     def quarantine(self, asset_id: str, text: str) -> None:
@@ -318,6 +335,10 @@ class Journal:
             columns = journal_rows.entry_columns(self._file.version)
             for row in self._db.execute(f"SELECT {columns} FROM assets ORDER BY asset_id"):
                 yield journal_rows.entry_of(row)
+
+    def tally(self, *, over: bool = False) -> Tally:
+        """Its assets, counted and gone through by SQL; see `journal_counts.Tally`."""
+        return Tally(self._file, over=over)
 
     def attempt_count(self) -> int:
         """How many attempts were ever begun."""
@@ -352,3 +373,7 @@ class Journal:
                     (ErrorKind.OUTPUT, text, asset_id),
                 )
             journal_stages.take_back(self._db, stages)
+
+
+def _json_of(texts: Sequence[str]) -> str:
+    return json.dumps(list(texts)) if texts else "[]"

@@ -11,14 +11,27 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 
 from audio_batch import journal_schema
 from audio_batch.errors import SetupError
 
 _DAMAGE = ("malformed", "not a database", "no such", "already exists", "Could not decode")
 """What SQLite says of a file that is not what was written; a table that is gone is one of them."""
+
+
+_NOT_OURS = (sqlite3.Error, ValueError, TypeError, KeyError)
+"""What goes wrong with a journal; the latter three are of rows that SQLite takes for sound and that
+cannot be ours."""
+
+_CACHE_KIB = 64 * 1024
+"""Of pages: a million assets' rows are 300 MB, of which an id that is random touches any."""
+
+_LEAST_SQLITE = (3, 35)
+"""It has RETURNING."""
 
 
 @dataclass(slots=True)
@@ -29,6 +42,30 @@ class _Group:
     failed: SetupError | None = None
 
 
+class _InGroup:
+    """A write as part of a group. No generator: there are several an asset."""
+
+    __slots__ = ("_file", "_group")
+
+    def __init__(self, file: JournalFile, group: _Group) -> None:
+        self._file = file
+        self._group = group
+
+    def __enter__(self) -> None:
+        self._file.begin_in(self._group)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            failed = self._file.fail(self._group, error)
+            if isinstance(error, _NOT_OURS):
+                raise failed from error
+
+
 class JournalFile:
     """An open journal. Not thread-safe: the parent's main thread holds it.
 
@@ -37,6 +74,11 @@ class JournalFile:
     """
 
     def __init__(self, path: Path, *, read_only: bool) -> None:
+        if sqlite3.sqlite_version_info < _LEAST_SQLITE:
+            raise SetupError(
+                f"Python's SQLite is {sqlite3.sqlite_version}; 3.35 or newer is needed.",
+                remedy="Use a newer Python or system.",
+            )
         self.path = path
         self._group: _Group | None = None
         with self.translated():
@@ -60,6 +102,7 @@ class JournalFile:
             self.db.execute("PRAGMA journal_mode=DELETE")
             self.db.execute("PRAGMA synchronous=EXTRA")
             self.db.execute("PRAGMA foreign_keys=ON")
+            self.db.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
         version = journal_schema.version_of(self.db)
         journal_schema.check(version, self.path, read_only=read_only)
         if version < journal_schema.SCHEMA_VERSION and not read_only:
@@ -82,48 +125,58 @@ class JournalFile:
         """Turn what SQLite says, or a row that cannot be ours, into a sentence with its remedy."""
         try:
             yield
-        except (sqlite3.Error, ValueError, TypeError, KeyError) as error:
-            # The latter three: rows that SQLite takes for sound and that cannot be ours.
-            text = str(error) if isinstance(error, sqlite3.Error) else "malformed"
-            if "full" in text:
-                problem, remedy = "the disk is full", "Free some space and run it again."
-            elif any(sign in text for sign in _DAMAGE):
-                problem = "the file is damaged"
-                remedy = (
-                    "Your outputs are untouched. Move the journal away and run it again: "
-                    "everything is then done anew."
-                )
-            elif "locked" in text:
-                problem = "another program keeps it locked"
-                remedy = "Close whatever has it open and run it again."
-            else:
-                problem, remedy = text, "Check the folder's permissions and file system."
-            raise SetupError(
-                f"The journal {self.path} cannot be used: {problem}.", remedy=remedy
-            ) from error
+        except _NOT_OURS as error:
+            raise self._told(error) from error
+
+    def _told(self, error: Exception) -> SetupError:
+        text = str(error) if isinstance(error, sqlite3.Error) else "malformed"
+        if "full" in text:
+            problem, remedy = "the disk is full", "Free some space and run it again."
+        elif any(sign in text for sign in _DAMAGE):
+            problem = "the file is damaged"
+            remedy = (
+                "Your outputs are untouched. Move the journal away and run it again: "
+                "what is done is then taken over from the published JSON."
+            )
+        elif "locked" in text:
+            problem = "another program keeps it locked"
+            remedy = "Close whatever has it open and run it again."
+        else:
+            problem, remedy = text, "Check the folder's permissions and file system."
+        return SetupError(f"The journal {self.path} cannot be used: {problem}.", remedy=remedy)
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """Write all of the body or nothing; durable at its end, or with the group it stands in."""
+        return self._alone() if self._group is None else _InGroup(self, self._group)
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Write all of the body or nothing; durable at its end, or with the group it stands in."""
-        group = self._group
-        if group is None:
-            with self.translated(), self._rolled_back_on_error():
-                self.db.execute("BEGIN IMMEDIATE")
-                yield
-                self.db.execute("COMMIT")
-            return
+    def _alone(self) -> Iterator[None]:
+        with self.translated(), self._rolled_back_on_error():
+            self.db.execute("BEGIN IMMEDIATE")
+            yield
+            self.db.execute("COMMIT")
+
+    def begin_in(self, group: _Group) -> None:
+        """A write of a group begins."""
         if group.failed is not None:
             raise group.failed
-        try:
-            with self.translated(), self._rolled_back_on_error():
-                if not group.begun:
-                    self.db.execute("BEGIN IMMEDIATE")
-                    group.begun = True
-                yield
-        except BaseException as error:
-            # A SetupError is what every further write of the group is answered with.
+        if not group.begun:
+            try:
+                self.db.execute("BEGIN IMMEDIATE")
+            except sqlite3.Error as error:
+                raise self.fail(group, error) from error
+            group.begun = True
+
+    def fail(self, group: _Group, error: BaseException) -> SetupError:
+        """A write of a group has failed, which takes all of it back; what further ones are told."""
+        # The error itself is what matters; SQLite may have rolled back already.
+        with contextlib.suppress(sqlite3.Error):
+            self.db.execute("ROLLBACK")
+        if isinstance(error, _NOT_OURS):
+            group.failed = self._told(error)
+        else:
             group.failed = error if isinstance(error, SetupError) else self._taken_back()
-            raise
+        return group.failed
 
     @contextlib.contextmanager
     def grouped(self) -> Iterator[None]:

@@ -98,6 +98,31 @@ def entry_columns(version: int) -> str:
     )
 
 
+_COLUMNS = [field.name for field in dataclasses.fields(JournalEntry)]
+
+INSERT_ENTRY = (
+    f"INSERT OR IGNORE INTO assets ({', '.join(_COLUMNS)})"
+    f" VALUES ({', '.join(f':{name}' for name in _COLUMNS)})"
+)
+"""Takes the `values_of` an entry; an asset that has a row keeps it."""
+
+
+def values_of(entry: JournalEntry) -> dict[str, Any]:
+    """An entry as its row holds it, by column: what `entry_of` reads."""
+    values = {name: getattr(entry, name) for name in _COLUMNS}
+    lists = {name: json.dumps(list(values[name])) for name in ("notes", "missing", "suspicions")}
+    return {
+        **values,
+        **lists,
+        "name": storable(entry.name),
+        "state": entry.state.value,
+        "error_kind": None if entry.error_kind is None else entry.error_kind.value,
+        "error_text": storable(entry.error_text),
+        "timings_s": json.dumps(entry.timings_s),
+        "outputs": outputs_json(entry.outputs),
+    }
+
+
 def entry_of(row: sqlite3.Row) -> JournalEntry:
     """A row of `entry_columns`.
 

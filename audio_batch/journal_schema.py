@@ -7,9 +7,10 @@ from pathlib import Path
 
 from audio_batch.errors import SetupError
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """2 added the stages and `assets.missing`, 3 `assets.suspicions` and `assets.redone`, 4 the parts
-and the index of running attempts; an older journal is brought up to the newest."""
+and the index of running attempts, 5 the indexes of suspicions and notes; an older journal is
+brought up to the newest."""
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -84,6 +85,10 @@ CREATE TABLE parts (                 -- the words of parts of an asset, until th
 """
 
 
+# Few are suspect, or have notes: without these they are looked for in every row.
+_SUSPECT = "CREATE INDEX assets_suspect ON assets (asset_id) WHERE suspicions <> '[]'"
+_NOTED = "CREATE INDEX assets_noted ON assets (asset_id) WHERE notes <> '[]'"
+
 # Without it the end of an attempt reads every attempt that was ever made.
 _RUNNING = "CREATE INDEX attempts_running ON attempts (asset_id) WHERE state = 'running'"
 
@@ -133,5 +138,9 @@ def bring_up(db: sqlite3.Connection, version: int) -> None:
     if version in (1, 2):
         db.execute("ALTER TABLE assets ADD COLUMN suspicions TEXT NOT NULL DEFAULT '[]'")
         db.execute("ALTER TABLE assets ADD COLUMN redone INTEGER NOT NULL DEFAULT 0")
-    db.execute(_RUNNING)
+    if version < 4:
+        db.execute(_RUNNING)
+    if version < 5:
+        db.execute(_SUSPECT)
+        db.execute(_NOTED)
     db.execute("UPDATE meta SET value = ? WHERE key = 'schema_version'", (str(SCHEMA_VERSION),))

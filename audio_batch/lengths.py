@@ -22,6 +22,8 @@ _BYTES_PER_S = {
 """Usual rates, until recordings of that kind have told theirs."""
 _OTHER_BYTES_PER_S = 32_000.0
 _UNKNOWN_S = 600.0
+_KINDS = 100
+"""So many are told apart: of names such as `clip.000001` every one has a suffix of its own."""
 
 
 class Lengths:
@@ -37,8 +39,9 @@ class Lengths:
     def told(self, planned: Planned, duration_s: float) -> None:
         """A recording's length is known now."""
         size = _size_bytes(planned)
-        if size and duration_s > 0:
-            seen = self._seen[_kind(planned)]
+        kind = _kind(planned)
+        if size and duration_s > 0 and (kind in self._seen or len(self._seen) < _KINDS):
+            seen = self._seen[kind]
             seen[0] += size
             seen[1] += duration_s
 
@@ -60,7 +63,10 @@ class Lengths:
 
 
 def _kind(planned: Planned) -> str:
-    return os.path.splitext(planned.asset.uri)[1].lower()  # noqa: PTH122 - for each of a manifest
+    uri = planned.asset.uri
+    if "://" in uri:  # what follows a question mark is no name
+        uri = uri.partition("?")[0]
+    return os.path.splitext(uri)[1].lower()  # noqa: PTH122 - for each of a manifest
 
 
 def _size_bytes(planned: Planned) -> int | None:

@@ -29,9 +29,9 @@ def find_model(
 ) -> models.ModelReference:
     """The model that the settings name, fetched if need be; see `models.find`."""
     name = settings.model or DEFAULT_MODEL
-    if settings.engine not in (None, DEFAULT_ENGINE):
-        name = settings.model or settings.engine
-        return models.null_model(name) if settings.engine == "null" else models.named_only(name)
+    if settings.recognizer not in (None, DEFAULT_ENGINE):
+        name = settings.model or settings.recognizer
+        return models.null_model(name) if settings.recognizer == "null" else models.named_only(name)
     return models.find(name, model_dir=settings.model_dir, offline=bool(settings.offline), say=say)
 
 
@@ -136,7 +136,7 @@ def _aligner(
 ) -> str | None:
     """The identity of the aligner that is asked for; what can be missed early is missed early."""
     wanted = settings.align if settings.align is not None else settings.align_model is not None
-    if settings.engine == "null" and not settings.align:
+    if settings.recognizer == "null" and not settings.align:
         return None  # a dry run
     if not wanted:
         if settings.align_model is not None:
@@ -191,7 +191,7 @@ def wants_speakers(settings: Settings) -> bool | None:
             f"--{named[0].replace('_', '-')} has no effect with --no-diarize.",
             remedy="Leave one of them out.",
         )
-    if settings.diarize is None and settings.engine == "null":
+    if settings.diarize is None and settings.recognizer == "null":
         return False  # a dry run
     if settings.diarize is None:
         # Whoever names a model or voices wants them; how many there are may just be known.

@@ -30,4 +30,6 @@ def absolute(text: str, folder: Path) -> str:
     """A location that means the same from any folder; relative paths begin in `folder`."""
     if scheme(text):
         return text
-    return str((folder / Path(text).expanduser()).absolute())
+    path = Path(text).expanduser()
+    # The current folder may be gone, which is nothing to a path that is absolute.
+    return str(path if path.is_absolute() else (folder / path).absolute())

@@ -45,9 +45,10 @@ _END = r"(?![\s\S])"  # the end of the text, the same in Python's dialect and in
 _ID_CHARACTERS = r"[^\u0000-\u001f\u007f-\u009f]"
 _ESCAPES = r"^(?:[A-Za-z]:|[/\\])|(?:^|[/\\])\.\.(?:[/\\]|" + _END + ")"
 _ID_PATTERN = rf"^(?![A-Za-z]:|[/\\])(?!(?:.*[/\\])?\.\.(?:[/\\]|{_END})){_ID_CHARACTERS}+{_END}"
-_ORDINARY_ID = re.compile(r"[A-Za-z0-9_ -]+(?:[./][A-Za-z0-9_ -]+)*")  # told at once to be one
+ORDINARY_ID = re.compile(r"[A-Za-z0-9_ -]+(?:[./][A-Za-z0-9_ -]+)*")  # told at once to be one
 _NO_NUL = r"^[^\u0000]+" + _END
 
+MAX_PRIORITY, MAX_SECONDS = 1_000_000, 1e9
 MAX_NAME, MAX_PATH, MAX_PROMPT = 10_000, 32_767, 100_000
 """Characters of a name (it is shown again and again), of a path (Windows takes no longer one), of
 a prompt (Whisper hears the last 224 tokens of it)."""
@@ -68,7 +69,7 @@ def _checked_id(value: object) -> object:
         raise ValueError("must not be empty")
     if len(value) > 1000:
         raise ValueError("must not be longer than 1,000 characters")
-    if _ORDINARY_ID.fullmatch(value):
+    if ORDINARY_ID.fullmatch(value):
         return value
     if re.search(_ESCAPES, value):
         raise ValueError(
@@ -127,8 +128,8 @@ Language = Annotated[
     ),
 ]
 Speakers = Annotated[int, Field(ge=1, le=1000), BeforeValidator(_whole)]
-Priority = Annotated[int, Field(ge=-1_000_000, le=1_000_000), BeforeValidator(_whole)]
-Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+Priority = Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY), BeforeValidator(_whole)]
+Seconds = Annotated[float, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False)]
 
 
 class Options(BaseModel):

@@ -1,4 +1,4 @@
-"""Which local file an entry of a manifest means, and whether it is there."""
+"""Which file or object an entry of a manifest means, and whether a local one is there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from pathlib import Path, PureWindowsPath
 from urllib.parse import unquote_to_bytes
 
 from audio_batch.manifest_text import shown
-from audio_batch.text import for_terminal
+from audio_batch.remote import urls
+from audio_batch.text import for_terminal, redact
 
 _FILE_URI = re.compile(r"(?i:file):(?=/)(?://(?P<host>[^/]*))?(?P<path>.*)", re.DOTALL)
 _OTHER_SCHEME = re.compile(r"(?!(?i:file):)([A-Za-z][A-Za-z0-9+.-]+)://")  # one letter: a drive
@@ -38,8 +39,8 @@ def local_text(uri: str, *, windows: bool = os.name == "nt") -> str:
     """
     if scheme := _OTHER_SCHEME.match(uri):
         raise SourceError(
-            f"{shown(uri)}: {scheme[1].lower()}:// is not supported by this version, which reads "
-            "local files only; fetch it first and give its path"
+            f"{shown(redact(uri))}: {scheme[1].lower()}:// is not supported; it may be a path, "
+            "or a URL of s3, gs, az, http or https"
         )
     if not (parts := _FILE_URI.match(uri)):
         return uri
@@ -56,8 +57,20 @@ def local_text(uri: str, *, windows: bool = os.name == "nt") -> str:
     raise SourceError(f"{shown(uri)} is on another computer ({shown(host)}); give a local path")
 
 
+def is_remote_uri(uri: str) -> bool:
+    """Whether it lies in an object store or on the web: there is no path to look for."""
+    return urls.is_remote(uri)
+
+
+def remote_problem(uri: str, *, allow_http: bool) -> str | None:
+    """Why a remote URI cannot be used, as a sentence without its place; None where it can."""
+    return urls.problem(uri, allow_http=allow_http)
+
+
 def stem(text: str) -> str:
-    """The file's name without its suffix, whichever way the slashes go."""
+    """The name without its suffix, whichever way the slashes go; of a URL without its query."""
+    if urls.is_remote(text):
+        return urls.name(text)
     if ordinary := _ORDINARY_STEM.fullmatch(text):
         return ordinary[1]
     return PureWindowsPath(text).stem or text
@@ -67,8 +80,11 @@ def derived_id(path_text: str) -> str:
     """The id of an entry that has none, made from its path as the manifest writes it.
 
     It is stable, unique to the path (but for `./`, `x/..`, the kind of slash, and Unicode's
-    composed and decomposed forms) and fit for a file name: the file's name, then a hash.
+    composed and decomposed forms) and fit for a file name: the file's name, then a hash. A remote
+    URI's does not change with the signature or the password that a URL carries.
     """
+    if urls.is_remote(path_text):
+        return urls.derived_id(path_text)
     path = posixpath.normpath(unicodedata.normalize("NFC", path_text).replace("\\", "/"))
     letters = unicodedata.normalize("NFKD", stem(path))
     words = re.findall("[A-Za-z0-9]+", "".join(c for c in letters if not unicodedata.combining(c)))

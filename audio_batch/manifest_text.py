@@ -7,13 +7,11 @@ are faults with a place, so that one bad entry hides no other.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,8 +29,7 @@ MAX_DEPTH = 100
 MAX_DIGITS = 1000
 """Of a whole number; Python itself converts no more than 4300."""
 
-_JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
-_BLANKS = " \t\r\n\ufeff"  # the last: files joined by `copy a+b` have it in their middle
+BLANKS = " \t\r\n\ufeff"  # the last: files joined by `copy a+b` have it in their middle
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +49,15 @@ class _NotJson:
     fault: str
 
 
-class _Repeating(dict[str, Any]):
+class Repeating(dict[str, Any]):
     """An object in which keys stand more than once; the last of each counts."""
 
     repeated: tuple[str, ...] = ()
 
 
-class _ParseError(Exception):
+class ParseError(Exception):
+    """A text that is no JSON: why, and where."""
+
     def __init__(self, message: str, line: int = 1, column: int = 1) -> None:
         super().__init__(message)
         self.line = line
@@ -69,7 +68,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     plain = dict(pairs)
     if len(plain) == len(pairs):
         return plain
-    result = _Repeating(plain)
+    result = Repeating(plain)
     counts = Counter(key for key, _ in pairs)
     result.repeated = tuple(key for key, count in counts.items() if count > 1)
     return result
@@ -86,7 +85,7 @@ def _float(digits: str) -> float | _NotJson:
     return number if math.isfinite(number) else _NotJson("the number is too large")
 
 
-_DECODER = json.JSONDecoder(
+DECODER = json.JSONDecoder(
     object_pairs_hook=_object,
     parse_int=_int,
     parse_float=_float,
@@ -94,23 +93,23 @@ _DECODER = json.JSONDecoder(
 )
 
 
-def _parsed(text: str) -> Any:
-    """The value of a JSON text, with `_NotJson` and `_Repeating` in it where it is faulty."""
+def parsed(text: str) -> Any:
+    """The value of a JSON text, with `_NotJson` and `Repeating` in it where it is faulty."""
     text = text.removeprefix("\ufeff")
     try:
         if not text.isascii():
             text.encode("utf-8")
-        return _DECODER.decode(text)
+        return DECODER.decode(text)
     except UnicodeEncodeError as error:
         byte = ord(text[error.start]) & 0xFF
         line = text.count("\n", 0, error.start) + 1
         column = error.start - text.rfind("\n", 0, error.start)
-        raise _ParseError(f"the byte 0x{byte:02X} is no valid UTF-8", line, column) from None
+        raise ParseError(f"the byte 0x{byte:02X} is no valid UTF-8", line, column) from None
     except json.JSONDecodeError as error:
         message = f"not JSON: {error.msg[:1].lower()}{error.msg[1:]}"
-        raise _ParseError(message, error.lineno, error.colno) from None
+        raise ParseError(message, error.lineno, error.colno) from None
     except RecursionError:
-        raise _ParseError("it is nested too deeply") from None
+        raise ParseError("it is nested too deeply") from None
 
 
 def pointer(keys: Keys) -> str:
@@ -147,7 +146,7 @@ def faults(value: Any) -> Iterator[tuple[Keys, str]]:
             if len(keys) > MAX_DEPTH:
                 yield keys[:1], f"it is nested more than {MAX_DEPTH} levels deep"
                 continue
-            if isinstance(item, _Repeating):
+            if isinstance(item, Repeating):
                 yield from (
                     ((*keys, key), "the key stands more than once") for key in item.repeated
                 )
@@ -184,6 +183,14 @@ def _encodable(text: str) -> bool:
     return True
 
 
+def no_list_of_recordings(*, missing: bool) -> str:
+    """What is wrong with a document that is no manifest."""
+    return (
+        f"the list of recordings {'is missing' if missing else 'must be a list'}: a "
+        'manifest is an object with a list "assets", a list, or JSON Lines'
+    )
+
+
 class JsonDocument:
     """A manifest that is one JSON value, held whole."""
 
@@ -199,18 +206,14 @@ class JsonDocument:
 
     def faults(self) -> Iterator[tuple[Keys, str]]:
         """Like the function, but of what is neither an entry nor `defaults`; or that none is."""
-        if isinstance(self._top, _Repeating):
+        if isinstance(self._top, Repeating):
             yield from (((key,), "the key stands more than once") for key in self._top.repeated)
         if isinstance(self._top, dict):
             others = {k: v for k, v in self._top.items() if k not in ("assets", "defaults")}
             yield from faults(others)
         if not isinstance(self._entries, list):
             missing = isinstance(self._top, dict) and "assets" not in self._top
-            yield (
-                self.base,
-                f"the list of recordings {'is missing' if missing else 'must be a list'}: a "
-                'manifest is an object with a list "assets", a list, or JSON Lines',
-            )
+            yield self.base, no_list_of_recordings(missing=missing)
 
     @property
     def _entries(self) -> Any:
@@ -245,7 +248,7 @@ class JsonDocument:
 
 
 def _after_blanks(text: str, at: int) -> int:
-    while text[at] in _BLANKS:
+    while text[at] in BLANKS:
         at += 1
     return at
 
@@ -261,101 +264,12 @@ def _children(text: str, at: int) -> Iterator[tuple[str | int, int]]:
             return
         key: str | int = index
         if is_object:
-            key, at = _DECODER.raw_decode(text, at)
+            key, at = DECODER.raw_decode(text, at)
             at = _after_blanks(text, _after_blanks(text, at) + 1)  # past the colon
         yield key, at
-        at = _after_blanks(text, _DECODER.raw_decode(text, at)[1])
+        at = _after_blanks(text, DECODER.raw_decode(text, at)[1])
         if text[at] == ",":
             at = _after_blanks(text, at + 1)
-
-
-class JsonLines:
-    """A manifest of one JSON object a line, parsed as it is asked for."""
-
-    base: Keys = ()
-
-    def __init__(self, lines: Iterable[str], first_line: int) -> None:
-        self._lines = lines
-        self._first_line = first_line
-
-    defaults: Any = None
-
-    def faults(self) -> Iterator[tuple[Keys, str]]:
-        """Those of an entry are with the entry."""
-        return iter(())
-
-    def entries(self) -> Iterator[Raw]:
-        """All entries in order, once; blank lines are passed over."""
-        numbered = enumerate(self._lines, start=self._first_line)
-        full = ((number, text) for number, text in numbered if text.strip(_BLANKS))
-        for index, (number, text) in enumerate(full):
-            try:
-                yield Raw(index, _parsed(text.rstrip(_BLANKS)), number)
-            except _ParseError as error:
-                yield Raw(index, None, number, f"column {error.column}: {error}")
-
-    def line(self, keys: Keys) -> int | None:
-        """Not known from the keys: an entry carries its own line."""
-        del keys
-        return None
-
-
-@contextlib.contextmanager
-def opened(path: Path) -> Iterator[JsonDocument | JsonLines]:
-    """Open a manifest in UTF-8 (with or without a byte order mark), UTF-16 or UTF-32.
-
-    It is read once from front to back, so it may be a pipe. Its first line that is not blank tells
-    what it is: JSON Lines if that is an object by itself without `assets`; a document if it begins
-    with `[` or has `assets`; where that does not decide, the suffix `.jsonl` or `.ndjson` does.
-
-    Raises:
-        ManifestError: it cannot be read or is no JSON (of JSON Lines: once they are iterated).
-    """
-    try:
-        file = path.open("rb")
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise _unreadable(path, error) from error
-    with file:
-        encoding = json.detect_encoding(file.peek(4)[:4])
-        # Bytes that are no UTF-8 become lone surrogates: they can then be named by their place.
-        errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
-        with io.TextIOWrapper(file, encoding=encoding, errors=errors) as text:
-            yield _source(path, _reading(path, text))
-
-
-def _reading(path: Path, file: Iterable[str]) -> Iterator[str]:
-    try:
-        yield from file
-    except UnicodeDecodeError as error:
-        raise refused(path, [f"the text is no valid {error.encoding.upper()}"]) from error
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _source(path: Path, lines: Iterator[str]) -> JsonDocument | JsonLines:
-    head: list[str] = []
-    for line in lines:
-        head.append(line)
-        if line.strip(_BLANKS):
-            break
-    else:
-        raise refused(path, ["the file is empty"])
-    if _begins_json_lines(path, head[-1]):
-        return JsonLines(itertools.chain(head[-1:], lines), first_line=len(head))
-    text = "".join(itertools.chain(head, lines))
-    try:
-        return JsonDocument(text, _parsed(text))
-    except _ParseError as error:
-        raise refused(path, [f"line {error.line}, column {error.column}: {error}"]) from None
-
-
-def _begins_json_lines(path: Path, first: str) -> bool:
-    try:
-        value = _parsed(first)
-    except _ParseError:
-        named_so = path.suffix.lower() in _JSON_LINES_SUFFIXES
-        return named_so and not first.lstrip(_BLANKS).startswith("[")
-    return isinstance(value, dict) and "assets" not in value
 
 
 def refused(path: Path, problems: list[str]) -> ManifestError:
@@ -364,7 +278,8 @@ def refused(path: Path, problems: list[str]) -> ManifestError:
     return ManifestError(f"The manifest {for_terminal(str(path))} has {count}.", problems=problems)
 
 
-def _unreadable(path: Path, error: Exception) -> ManifestError:
+def unreadable(path: Path, error: Exception) -> ManifestError:
+    """The error of a manifest that cannot be opened or read."""
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return ManifestError(
         f"The manifest {for_terminal(str(path))} cannot be read: {reason}.",

@@ -228,9 +228,18 @@ class Mishaps:
         self.interrupted(flight, outcome, not death.from_outside)
         return False
 
-    def done(self, asset_id: str) -> None:
-        """An asset was done: what killed its process before was not the asset."""
-        self._cleared += asset_id in self._killed
+    def forget(self, asset_id: str, *, done: bool) -> None:
+        """An asset's outcome stands. Was it done, it was not the asset that killed its process.
+
+        The deaths of one that failed are kept: they may turn out to have been a device's.
+        """
+        if done:
+            self._cleared += asset_id in self._killed
+            self.deaths.pop(asset_id, None)
+        self._killed.discard(asset_id)
+        self.failed_on.pop(asset_id, None)
+        self._timeouts.pop(asset_id, None)
+        self._device_failures.pop(asset_id, None)
 
     def renew(self, device: str) -> None:
         """What ran out of memory may hold what it had: all of it comes back with its process."""

@@ -10,15 +10,19 @@ import hashlib
 import re
 import string
 import unicodedata
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Sequence, Set
 from pathlib import PurePosixPath
+from typing import NoReturn
 
 import pathvalidate
 
+from audio_batch.asset import Asset, is_own_field
+from audio_batch.assets import Assets
 from audio_batch.errors import UsageError
-from audio_batch.manifest import Asset, is_own_field
+from audio_batch.manifest_index import Texts
 from audio_batch.manifest_text import shown
+from audio_batch.output_names import OutputNames, Parts, file_system_key
 
 MAX_COMPONENT_BYTES = 100
 """Of a file or folder name, a format's suffix not counted; file systems take 255."""
@@ -28,8 +32,7 @@ MAX_NAME_BYTES = 1000
 
 DEFAULT_TEMPLATE = "{id}"
 
-_RUNS_OWN = (("summary",), ("speakers",))  # summary.json and speakers.json
-_SHORT_HASH, _LONG_HASH = 12, 64
+_SHORT_HASH = 12
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _LIKE_MAPPED = re.compile(rf"--[0-9a-f]{{{_SHORT_HASH}}}\Z")
 _RESERVED_TOO = ("CONIN$", "CONOUT$")  # by Windows; pathvalidate knows the others
@@ -40,9 +43,6 @@ _ORDINARY = re.compile(
 )
 """What `pathvalidate` surely lets pass as it is, for it takes 0.1 ms: almost every id."""
 
-Parts = tuple[str, ...]
-"""A name's folders and, last, its file."""
-
 
 def safe_component(text: str) -> str:
     """A file name of `[A-Za-z0-9._-]{1,100}` for any text: the text itself, if it is a good one.
@@ -52,6 +52,8 @@ def safe_component(text: str) -> str:
     is itself mapped). Not good are also a dot or a dash at the beginning, a dot at the end, and
     what Windows reserves. Names that differ in case alone are left to `OutputNamer`.
     """
+    if _ORDINARY.fullmatch(text) and "--" not in text:
+        return text
     if _SAFE.fullmatch(text) and not _LIKE_MAPPED.search(text) and _is_valid(text):
         return text
     decomposed = unicodedata.normalize("NFKD", text)
@@ -90,10 +92,8 @@ class OutputNamer:
         self._components = _parsed(self.template)
         self._is_id_alone = self.template == DEFAULT_TEMPLATE
 
-    def names(
-        self, assets: Sequence[Asset], *, taken: Iterable[PurePosixPath] = ()
-    ) -> dict[str, PurePosixPath]:
-        """Each asset's name by its id: relative to the output folder, without a format's suffix.
+    def over(self, assets: Sequence[Asset], *, taken: Iterable[PurePosixPath] = ()) -> OutputNames:
+        """The names of all assets of a manifest.
 
         Args:
             assets: all of the manifest, selected or not, with unique ids.
@@ -102,45 +102,33 @@ class OutputNamer:
         Raises:
             UsageError: the template names a field that no asset has.
         """
-        names = self.texts(assets, taken=taken)
-        return {asset_id: PurePosixPath(name) for asset_id, name in names.items()}
-
-    def texts(
-        self, assets: Sequence[Asset], *, taken: Iterable[PurePosixPath] = ()
-    ) -> dict[str, str]:
-        """The same as text, with slashes, for many assets: a path takes longer than its name."""
-        self._check_fields(assets)
-        names = {asset.id: self._wanted(asset) for asset in assets}
-        wanted: dict[str, Parts] = {}
-        hash_digits: dict[str, int] = {}
-        others = Counter({_file_system_key(path.parts) for path in taken})
-        while rising := [i for i in _clashing(names, others) if hash_digits.get(i) != _LONG_HASH]:
-            for asset_id in rising:
-                digits = _LONG_HASH if asset_id in hash_digits else _SHORT_HASH
-                hash_digits[asset_id] = digits
-                *folders, file = wanted.setdefault(asset_id, names[asset_id])
-                names[asset_id] = (*folders, _with_hash(file, asset_id, digits))
-        return {asset_id: "/".join(parts) for asset_id, parts in names.items()}
-
-    def told_apart(self, assets: Iterable[Asset], names: Mapping[str, str]) -> list[str]:
-        """Those of `texts` that have a hash only because another asset would share the name."""
-        changed = []
+        parts = (path.parts for path in taken)
+        keys = array("q")
+        ids: Sequence[str]
+        if self._is_id_alone and isinstance(assets, Assets):
+            ids = assets.entries.ids
+            keys.extend(map(_key_of_id, ids))
+            return OutputNames(lambda _, one: safe_component(one), _with_hash, ids, keys, parts)
+        names, ids = Texts(), Texts()
+        fields = {name for component in self._components for _, name in component if name}
+        missing = {name for name in fields if not is_own_field(name)}
         for asset in assets:
             wanted = self._wanted(asset)
-            name = names[asset.id]
-            if name != "/".join(wanted) and _file_system_key(wanted) not in _RUNS_OWN:
-                changed.append(name)
-        return changed
+            names.append("/".join(wanted))
+            ids.append(asset.id)
+            keys.append(hash(file_system_key(wanted)))
+            if missing:
+                missing.difference_update(asset.metadata)
+        if missing and len(names):
+            self._refuse_fields(missing, assets)
+        return OutputNames(lambda number, _: names[number], _with_hash, ids, keys, parts)
 
-    def _check_fields(self, assets: Sequence[Asset]) -> None:
-        fields = {name for component in self._components for _, name in component if name}
-        for name in sorted(fields):
-            if assets and not is_own_field(name) and all(name not in a.metadata for a in assets):
-                known = ", ".join(sorted({key for a in assets[:100] for key in a.metadata})[:30])
-                raise UsageError(
-                    f"The output template names {{{name}}}, a field that no asset has.",
-                    remedy=f"The manifest's own fields are: {known or '(none)'}.",
-                )
+    def _refuse_fields(self, missing: Set[str], assets: Sequence[Asset]) -> NoReturn:
+        known = ", ".join(sorted({key for a in assets[:100] for key in a.metadata})[:30])
+        raise UsageError(
+            f"The output template names {{{min(missing)}}}, a field that no asset has.",
+            remedy=f"The manifest's own fields are: {known or '(none)'}.",
+        )
 
     def _wanted(self, asset: Asset) -> Parts:
         if self._is_id_alone:
@@ -156,6 +144,12 @@ class OutputNamer:
         if len("/".join(parts).encode()) > MAX_NAME_BYTES:
             return (safe_component(asset.id),)
         return parts
+
+
+def _key_of_id(asset_id: str) -> int:
+    if _ORDINARY.fullmatch(asset_id) and "--" not in asset_id:
+        return hash((asset_id.lower(),))
+    return hash(file_system_key((safe_component(asset_id),)))
 
 
 _Component = tuple[tuple[str, str | None], ...]
@@ -261,21 +255,3 @@ def _with_hash(readable: str, whole: str, digits: int) -> str:
     space = MAX_COMPONENT_BYTES - digits - 2
     cut = _trimmed(readable.encode()[:space].decode("utf-8", "ignore"))
     return f"{cut or 'asset'}--{digest}"
-
-
-def _clashing(names: Mapping[str, Parts], others: Counter[Parts]) -> list[str]:
-    """Ids whose names some file system would take for another asset's, or for the run's own."""
-    keys = {asset_id: _file_system_key(parts) for asset_id, parts in names.items()}
-    counts = Counter(keys.values()) + others
-    counts.update(_RUNS_OWN)
-    return [asset_id for asset_id, key in keys.items() if counts[key] > 1]
-
-
-def _file_system_key(parts: Parts) -> Parts:
-    """Equal for names that are one name without case or with accents composed otherwise."""
-    return tuple(
-        part.lower()
-        if part.isascii()
-        else unicodedata.normalize("NFD", unicodedata.normalize("NFD", part).upper().casefold())
-        for part in parts
-    )

@@ -242,6 +242,9 @@ class RunOptions:
     model: str
     engine: str
     decoding: DecodingOptions
+    executor: Literal["local", "ray"] = "local"
+    ray_address: str | None = None
+    ray_results: Literal["auto", "workers", "driver"] = "auto"
     batch_size: int | None = None
     compute_type: str = "auto"
     device: str = "auto"
@@ -294,6 +297,11 @@ class RunOptions:
     ) -> dict[Stage, str]:
         """Name of everything that decides the result of each stage that is to be done."""
         return dict(_stage_fingerprints(self, decoding, limits, wanted))
+
+    @property
+    def publishes(self) -> bool:
+        """Whether transcripts are written; without any the run only measures the program."""
+        return bool(self.formats)
 
     @property
     def admission(self) -> str:

@@ -71,7 +71,9 @@ class Outcome:
     `compute_type` is the recognizer's at the attempt's end, `batch_size` too, where lack of memory
     has lowered it. `died` counts the attempt among those that ended their process. `part` labels
     the part of the asset that was heard: it publishes nothing, and `duration_s` is its own length.
-    `superseded`: another device has published the asset meanwhile.
+    `source` is the recording's identity, where that was not known before it was fetched.
+    `superseded`: another device has published the asset meanwhile. `rehearsed`: done without
+    keeping or publishing anything.
     """
 
     asset_id: str
@@ -97,6 +99,8 @@ class Outcome:
     died: bool = False
     part: str = ""
     superseded: bool = False
+    rehearsed: bool = False
+    source: str | None = None
 
 
 @dataclass(slots=True)
@@ -136,9 +140,8 @@ class RunResult:
             self.done += 1
         else:
             self.failed += 1
-        if outcome.state is State.DONE and not outcome.stages:
-            self.rendered += 1
-        if not outcome.stages:
+        if not (outcome.stages or outcome.rehearsed):
+            self.rendered += outcome.state is State.DONE
             return
         share = self.shares.setdefault(outcome.device, DeviceShare())
         share.assets += 1

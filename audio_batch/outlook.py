@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ import psutil
 
 from audio_batch import diarization_models, host_memory, models
 from audio_batch.assembly import build_options, usable_cores
+from audio_batch.asset import Asset
+from audio_batch.assets import durations_of, pick, priorities_of
 from audio_batch.config import Settings
 from audio_batch.engines import DEFAULT_ENGINE
 from audio_batch.errors import UsageError
@@ -21,7 +24,6 @@ from audio_batch.hub import read_token
 from audio_batch.inventory import DeviceFacts, look_at
 from audio_batch.learnt import LearntSpeeds, SpeedKey, device_key
 from audio_batch.lineup import DEFAULT_MODEL, wants_speakers
-from audio_batch.manifest import Asset
 from audio_batch.needs import size_by_name, size_of_files
 from audio_batch.options import RunOptions
 from audio_batch.outcome import Stage
@@ -29,6 +31,9 @@ from audio_batch.preflight.facts import hub_repository
 from audio_batch.remembered import Key, Remembered
 from audio_batch.request import Request, choose, read_manifest
 from audio_batch.survey import declared_duration_s
+
+_MOST_READ = 10_000
+"""Headers that are read at most; the lengths of the others are taken for the median."""
 
 _READERS = 8
 """Headers read side by side: a network disk answers slowly, and a header is little."""
@@ -74,7 +79,7 @@ def look_ahead(manifest: Path, settings: Settings) -> Outlook:
         batch_size=options.batch_size,
         stages=stages,
         durations_s=_durations_s(assets),
-        longest_first=settings.order is None and not any(asset.priority for asset in assets),
+        longest_first=settings.order is None and not any(priorities_of(assets)),
     )
     devices = look_at(options.device)
     caps = None
@@ -102,8 +107,8 @@ def _model(settings: Settings) -> models.ModelReference | None:
     Raises:
         UsageError, SetupError: no model can have this name; its folder is unusable.
     """
-    if settings.engine not in (None, DEFAULT_ENGINE):
-        return models.null_model(settings.model or settings.engine)
+    if settings.recognizer not in (None, DEFAULT_ENGINE):
+        return models.null_model(settings.model or settings.recognizer)
     name = settings.model or DEFAULT_MODEL
     repository = hub_repository(name)
     if repository and models.cached_folder(repository, settings.model_dir) is None:
@@ -144,16 +149,16 @@ def _token(settings: Settings) -> str | None:
 
 
 def _durations_s(assets: Sequence[Asset]) -> tuple[float | None, ...]:
-    """What the manifest says, else what the header declares."""
+    """What the manifest says, else what the header declares; of very many not all are read."""
+    lengths = [None if math.isnan(seconds) else seconds for seconds in durations_of(assets)]
+    unknown = [place for place, seconds in enumerate(lengths) if seconds is None]
+    some = unknown[:: -(-len(unknown) // _MOST_READ) or 1]
     with ThreadPoolExecutor(_READERS) as pool:
-        return tuple(
-            pool.map(
-                lambda asset: (
-                    declared_duration_s(asset) if asset.duration_s is None else asset.duration_s
-                ),
-                assets,
-            )
-        )
+        for place, seconds in zip(
+            some, pool.map(declared_duration_s, pick(assets, some)), strict=True
+        ):
+            lengths[place] = seconds
+    return tuple(lengths)
 
 
 def _known(

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 
 from audio_batch import __version__, speakers
+from audio_batch.attempts import Failure, StageClock
 from audio_batch.claims import claim
 from audio_batch.cpu_gate import CpuGate
 from audio_batch.engines.base import Aligner, Diarizer, Recognizer
@@ -26,12 +27,16 @@ from audio_batch.manifest import Asset
 from audio_batch.manifest_sources import identity
 from audio_batch.options import DecodingOptions, RunOptions, SpeakerLimits
 from audio_batch.outcome import Outcome, Published, Stage, StageRecord, State
+from audio_batch.outputs import Outputs
 from audio_batch.parts import Part
+from audio_batch.remote import urls
+from audio_batch.remote.downloads import UNKNOWN
+from audio_batch.remote.inputs import InputPlace, Inputs, Recording
+from audio_batch.seal import seal
 from audio_batch.stages import Aligned, Diarized, Transcribed
-from audio_batch.stagework import Failure, StageClock, StageWork
-from audio_batch.storage import STATE_FOLDER, PublishedFile, contained, publish
+from audio_batch.stagework import StageWork
+from audio_batch.storage import PublishedFile
 from audio_batch.suspicion import suspicions
-from audio_batch.text import for_terminal
 from audio_batch.transcript import Transcript
 
 if TYPE_CHECKING:
@@ -51,6 +56,7 @@ class Job:
     output_name: str
     source: str
     fingerprint: str
+    rendering: str
     device: str
     attempt: int
     position: int
@@ -107,6 +113,8 @@ class Models(Protocol):
 class Context:
     """What all jobs of a run share.
 
+    `inputs` is where recordings come from, `outputs` where it publishes, `state` the local folder
+    where the results of stages are kept.
     `stage_done` is told of each stage whose result is kept while others are still to come,
     `published` of an incomplete transcript that was written meanwhile.
     `given_up` says whether the run has stopped waiting for an attempt.
@@ -115,7 +123,8 @@ class Context:
     `named` gives the voices of a transcript the names that are known.
     """
 
-    root: Path
+    outputs: Outputs
+    state: Path
     options: RunOptions
     model_name: str
     model_identity: str
@@ -128,11 +137,7 @@ class Context:
     given_up: Callable[[Job], bool] = lambda _job: False
     gates: Gates = field(default_factory=Gates)
     cpu: CpuGate = field(default_factory=CpuGate)
-
-    @property
-    def state(self) -> Path:
-        """Where the results of stages are kept."""
-        return self.root / STATE_FOLDER
+    inputs: Inputs = field(default_factory=lambda: InputPlace().opened())
 
     def go_on(self, job: Job) -> None:
         """Keep an attempt that nobody waits for any more from working and writing on.
@@ -143,24 +148,22 @@ class Context:
         if self.given_up(job):
             raise AssetError(ErrorKind.TIMEOUT, "It was given up meanwhile.")
 
-    def decode(self, job: Job, span: tuple[int, int] | None = None) -> Audio:
-        """The recording's samples, or those of a span of it (see `media.decode`).
+    def decode(
+        self, path: Path, recording: Recording, span: tuple[int, int] | None = None
+    ) -> Audio:
+        """The samples of a recording, or those of a span of it (see `media.decode`).
+
+        Args:
+            path: from `recording`.
 
         Raises:
             AssetError: it cannot be decoded, or is not the file any more that was planned for.
         """
         from audio_batch.media import decode
 
-        path = fetch(job)
         with self.cpu:
             audio = decode(path, self.limits, audio_stream=self.options.audio_stream, span=span)
-        if source_identity(path) != job.source:
-            raise AssetError(
-                ErrorKind.INPUT_CHANGED,
-                f"{for_terminal(path.name)} changed while it was read, or since the run began.",
-                remedy="Run it again when the file is complete.",
-                transient=True,
-            )
+        recording.check()
         if audio.state != "complete" and self.options.damaged == "fail":
             raise AssetError(ErrorKind.MEDIA_DAMAGED, "; ".join(audio.notes) or audio.state)
         return audio
@@ -168,13 +171,22 @@ class Context:
 
 def process(job: Job, context: Context) -> Outcome:
     """Do one attempt at one asset and say what became of it. Runs in a worker thread."""
-    clock = StageClock()
-    work = StageWork(job, context, clock)
+    with context.inputs.recording(job.asset, job.source) as recording:
+        work = StageWork(job, context, StageClock(), recording)
+        outcome = _attempt(work)
+    found = None if work.job.source == job.source else work.job.source
+    return dataclasses.replace(outcome, source=found)
+
+
+def _attempt(work: StageWork) -> Outcome:
+    job, context, clock = work.job, work.context, work.clock
     outcome = Outcome(job.asset.id, State.FAILED, job.fingerprint, job.device)
     if job.part is not None:
         return _hear(job.part, work, outcome)
+    if not context.options.publishes:
+        return _rehearse(work, outcome)
     try:
-        transcript = read_published(context.root, job)
+        transcript = read_published(context.outputs, job)
         outcome = dataclasses.replace(outcome, rendered_only=transcript is not None)
         if transcript is None:
             transcript = make(work)
@@ -183,7 +195,7 @@ def process(job: Job, context: Context) -> Outcome:
         if job.claim and not claim(context.state, job.claim):
             return dataclasses.replace(outcome, superseded=True)
         with clock.stage("publish"):
-            outputs = publish_all(context.named(transcript), job, context)
+            outputs = publish_all(context.named(transcript), work.job, context)
     except Exception as error:
         return _failed(outcome, work, Failure.of(error, job.asset.id))
     outcome = dataclasses.replace(
@@ -224,6 +236,18 @@ def _hear(part: Part, work: StageWork, outcome: Outcome) -> Outcome:
         language=heard.language,
         timings_s=work.clock.timings_s,
         stages=tuple(work.records),
+    )
+
+
+def _rehearse(work: StageWork, outcome: Outcome) -> Outcome:
+    """Do all but what would be left of it: nothing is kept, nothing published."""
+    try:
+        duration_s = work.rehearse()
+    except Exception as error:
+        return _failed(outcome, work, Failure.of(error, work.job.asset.id))
+    timings_s = work.clock.timings_s
+    return dataclasses.replace(
+        outcome, state=State.DONE, duration_s=duration_s, timings_s=timings_s, rehearsed=True
     )
 
 
@@ -306,6 +330,7 @@ def assemble(
         "speech_s": heard.speech_s,
         "options": dataclasses.asdict(job.decoding),
         "fingerprint": job.fingerprint,
+        **({"redone": True} if job.redo else {}),
     }
     if aligned is not None:
         provenance["alignment"] = aligned.about
@@ -317,7 +342,7 @@ def assemble(
         provenance["diarization"] = voices.about
     return Transcript(
         asset_id=job.asset.id,
-        source=job.asset.uri,
+        source=urls.public(job.asset.uri),
         name=job.asset.name,
         language=heard.language,
         language_probability=heard.language_probability,
@@ -337,9 +362,12 @@ def assemble(
 
 
 def source_identity(path: Path | None) -> str:
-    """Size and time of change of an input: part of the resume key. "missing" if it is not there."""
+    """Size and time of change of an input: part of the resume key.
+
+    "missing" if it is not there, "unknown" if it is remote: then whatever is fetched will do.
+    """
     if path is None:
-        return "missing"
+        return UNKNOWN
     try:
         status = path.stat()
     except (OSError, ValueError):
@@ -347,32 +375,25 @@ def source_identity(path: Path | None) -> str:
     return identity(status)
 
 
-def fetch(job: Job) -> Path:
-    """The local path of the asset's recording.
-
-    Raises:
-        AssetError: it is not there.
-    """
-    path = job.asset.path
-    if path is None:
-        raise AssetError(
-            ErrorKind.INPUT_MISSING, f"{for_terminal(job.asset.uri)} is not a local file."
-        )
-    return path
-
-
-def read_published(root: Path, job: Job) -> Transcript | None:
+def read_published(outputs: Outputs, job: Job) -> Transcript | None:
     """The transcript that the job is to be rendered from; None where it has to be made.
 
     The file must be the very one that was journalled, of this asset: another run, or an asset
     that has taken over the name, may have written there since.
+
+    Raises:
+        AssetError: the store does not answer; it is no reason to do all of it again.
     """
     if job.published is None:
         return None
     try:
-        data = contained(root, PurePosixPath(job.published.path)).read_bytes()
+        data = outputs.read(PurePosixPath(job.published.path))
         transcript = Transcript.from_json(json.loads(data))
-    except (OSError, ValueError, AssetError):
+    except AssetError as error:
+        if error.transient:
+            raise
+        return None
+    except (OSError, ValueError):
         return None
     same = hashlib.sha256(data).hexdigest() == job.published.sha256
     ours = same and transcript.asset_id == job.asset.id and not transcript.missing
@@ -387,13 +408,14 @@ def publish_all(transcript: Transcript, job: Job, context: Context) -> tuple[Pub
         highlight_words=context.options.highlight_words,
     )
     context.go_on(job)
-    ordered = sorted(set(job.formats) | {"json"}, key=lambda name: (name == "json", name))
-    return tuple(
-        publish(
-            context.root,
-            PurePosixPath(f"{job.output_name}{FORMATS[name].suffix}"),
-            render(name, transcript, options),
-            format_name=name,
-        )
-        for name in ordered
-    )
+    published = []
+    for name in sorted(set(job.formats) - {"json"}):
+        text = render(name, transcript, options)
+        published.append(_publish(name, text, job, context))
+    sealed = seal(transcript, published, source=job.source, rendering=job.rendering)
+    return (*published, _publish("json", sealed, job, context))
+
+
+def _publish(format_name: str, data: bytes, job: Job, context: Context) -> PublishedFile:
+    path = PurePosixPath(f"{job.output_name}{FORMATS[format_name].suffix}")
+    return context.outputs.publish(path, data, format_name=format_name)

@@ -10,10 +10,10 @@ from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
 
+from audio_batch.asset import Asset, wishes_of
 from audio_batch.errors import ErrorKind
 from audio_batch.formats import parse_formats
 from audio_batch.journal import JournalEntry
-from audio_batch.manifest import Asset
 from audio_batch.options import (
     TEMPERATURE_LADDER,
     DecodingOptions,
@@ -24,7 +24,8 @@ from audio_batch.options import (
 )
 from audio_batch.outcome import Outcome, Stage, StageRecord, State
 from audio_batch.parts import Part
-from audio_batch.storage import STATE_FOLDER, PublishedFile
+from audio_batch.remote.downloads import UNKNOWN
+from audio_batch.storage import PublishedFile
 
 _NAMES_UNKNOWN = "?"
 """Stands in a rendering for names that could not be read."""
@@ -40,11 +41,14 @@ _PASSING = frozenset(
         ErrorKind.DEVICE,
         ErrorKind.TIMEOUT,
         ErrorKind.INPUT_UNREADABLE,
+        ErrorKind.INPUT_FORBIDDEN,
+        ErrorKind.NETWORK,
     }
 )
-"""Failures of the night and its machine: a right that was missing, a disk, memory, a device, too
-little time. They say nothing about the recording, and mending them changes neither it nor the
-options; so every next run tries again. What ends its process (WORKER_DIED) is not among them."""
+"""Failures of the night and its machine: a right that was missing, a network, a disk, memory, a
+device, too little time. They say nothing about the recording, and mending them changes neither it
+nor the options; so every next run tries again. What ends its process (WORKER_DIED) is not among
+them."""
 
 _COSTLY = (ErrorKind.DEVICE, ErrorKind.TIMEOUT, ErrorKind.OUT_OF_MEMORY)
 """Those of them that may cost the next run as much: they come after the rest."""
@@ -112,7 +116,8 @@ def plan(
     stages: Mapping[str, Mapping[Stage, StageRecord]] = MappingProxyType({}),
     naming: str | None = "",
     output_names: Mapping[str, str],
-    root: Path,
+    state: Path,
+    stands: Callable[[PublishedFile], bool],
     source_identity: Callable[[Path | None], str],
 ) -> list[Planned]:
     """Decide for each asset, in the order given. Reads file sizes, writes nothing.
@@ -122,20 +127,22 @@ def plan(
         stages: what earlier runs have kept.
         naming: stands for the names that voices have been given; None where that cannot be told,
             and no transcript is written anew for their sake.
+        state: where what is kept of stages lies.
+        stands: whether an output is still there with the size that the journal has.
     """
     known = {entry.asset_id: entry for entry in entries}
-    state = root / STATE_FOLDER
-    rest = f"|{options.admission}|{_NAMES_UNKNOWN if naming is None else naming}"
-    asked: dict[object, _Asked] = {}
+    asked: dict[object, Asked] = {}
     planned = []
     for asset in assets:
-        wishes = _wishes(asset)
+        wishes = wishes_of(asset)
         if (like := asked.get(wishes)) is None:
-            like = asked[wishes] = _asked(asset, options, wanted)
+            like = asked[wishes] = asked_by(asset, options, wanted)
         names, fingerprint = like.stages, like.fingerprint
         name = output_names[asset.id]
         entry = known.get(asset.id)
         source = asset.seen or source_identity(asset.path)
+        if source == UNKNOWN and entry is not None:
+            source = entry.source  # a network that is down undoes nothing
         kept = _NOTHING_KEPT
         if (done := stages.get(asset.id)) and not options.overwrite:
             done = {stage: record for stage, record in done.items() if record.source == source}
@@ -157,12 +164,12 @@ def plan(
             output_name=name,
             source=source,
             fingerprint=fingerprint,
-            rendering=f"{like.layout}:{name}{rest}",
+            rendering=rendering_of(like, name, options, naming),
             stages=names,
             kept=kept,
             entry=entry,
         )
-        planned.append(draft if entry is None else decide(draft, entry, options, root))
+        planned.append(draft if entry is None else decide(draft, entry, options, stands))
     if known:
         # What may crash the program or break a device again costs the least at the end.
         planned.sort(key=danger)
@@ -173,7 +180,7 @@ _NOTHING_KEPT: Mapping[Stage, StageRecord] = {}
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class Asked:
     """What all assets share that ask for the same: almost always all of a manifest."""
 
     decoding: DecodingOptions
@@ -184,20 +191,13 @@ class _Asked:
     layout: str
 
 
-def _wishes(asset: Asset) -> object:
-    """All that an asset can ask for itself, to be told apart by."""
-    return (
-        *(asset.language, asset.task, asset.prompt, asset.hotwords, asset.formats),
-        *(asset.num_speakers, asset.min_speakers, asset.max_speakers),
-    )
-
-
-def _asked(asset: Asset, options: RunOptions, wanted: WantedStages) -> _Asked:
+def asked_by(asset: Asset, options: RunOptions, wanted: WantedStages) -> Asked:
+    """What the run's options and an asset's wishes come to."""
     decoding = for_asset(options.decoding, asset)
     limits = limits_of(asset, options.limits)
     formats = parse_formats(asset.formats) if asset.formats else options.formats
     stages = options.stage_fingerprints(decoding, limits, wanted)
-    return _Asked(
+    return Asked(
         decoding=decoding,
         limits=limits,
         formats=formats,
@@ -205,6 +205,12 @@ def _asked(asset: Asset, options: RunOptions, wanted: WantedStages) -> _Asked:
         fingerprint=joint_fingerprint(stages),
         layout=options.render_fingerprint(formats),
     )
+
+
+def rendering_of(like: Asked, name: str, options: RunOptions, naming: str | None) -> str:
+    """Names everything that decides how an asset's words are written, and where; see `_parts`."""
+    voices = _NAMES_UNKNOWN if naming is None else naming
+    return f"{like.layout}:{name}|{options.admission}|{voices}"
 
 
 def _same(planned: Planned) -> bool:
@@ -244,8 +250,13 @@ def limits_of(asset: Asset, limits: SpeakerLimits) -> SpeakerLimits:
     return SpeakerLimits(*own) if any(value is not None for value in own) else limits
 
 
-def decide(draft: Planned, entry: JournalEntry | None, options: RunOptions, root: Path) -> Planned:
-    """Choose one asset's action from its journal row. Pure but for the sizes of its outputs."""
+def decide(
+    draft: Planned,
+    entry: JournalEntry | None,
+    options: RunOptions,
+    stands: Callable[[PublishedFile], bool],
+) -> Planned:
+    """Choose one asset's action from its journal row. Pure but for a look at its outputs."""
     if entry is None:
         return draft
     if options.overwrite:
@@ -256,12 +267,12 @@ def decide(draft: Planned, entry: JournalEntry | None, options: RunOptions, root
         # The words that are kept came of a redo, and are told by what they were heard with.
         draft = dataclasses.replace(draft, decoding=safer(draft.decoding))
     if entry.state is State.DONE:
-        return _again_if_suspect(_of_done(draft, entry, options, root), entry, options)
+        return _again_if_suspect(_of_done(draft, entry, options, stands), entry, options)
     if entry.state is State.INCOMPLETE:
         # The missing stage only; what failed tonight may have been the night's fault.
         return dataclasses.replace(draft, fresh=True)
     if entry.state is State.INTERRUPTED and entry.outputs:
-        kept = _of_done(draft, entry, options, root)
+        kept = _of_done(draft, entry, options, stands)
         if kept.action is Action.RENDER:
             # What crashed the program is not tried again while there is a transcript.
             return _again_if_suspect(kept, entry, options) if entry.deaths == 0 else kept
@@ -270,7 +281,7 @@ def decide(draft: Planned, entry: JournalEntry | None, options: RunOptions, root
         passing = entry.state is State.FAILED and entry.error_kind in _PASSING
         if options.retry_failed or passing or (refused and not _admitted_alike(entry, draft)):
             again = dataclasses.replace(draft, fresh=True)
-            return _of_done(again, entry, options, root) if entry.outputs else again
+            return _of_done(again, entry, options, stands) if entry.outputs else again
         return dataclasses.replace(draft, action=Action.LEAVE_FAILED)
     if entry.deaths >= options.max_attempts and not options.retry_failed:
         return dataclasses.replace(draft, action=Action.QUARANTINE)
@@ -298,9 +309,17 @@ def _parts(rendering: str) -> tuple[str, str, str]:
     return layout, admission, naming
 
 
-def _of_done(draft: Planned, entry: JournalEntry, options: RunOptions, root: Path) -> Planned:
+def _of_done(
+    draft: Planned,
+    entry: JournalEntry,
+    options: RunOptions,
+    stands: Callable[[PublishedFile], bool],
+) -> Planned:
+    if not draft.formats:  # nothing was to be published
+        stands_all = entry.state is State.DONE and entry.rendering == draft.rendering
+        return dataclasses.replace(draft, action=Action.KEEP) if stands_all else draft
     canonical = next((output for output in entry.outputs if output.format == "json"), None)
-    if canonical is None or entry.missing or not intact(canonical, root):
+    if canonical is None or entry.missing or not stands(canonical):
         return draft
     if options.damaged == "fail" and any(note.startswith(_DAMAGE) for note in entry.notes):
         return draft
@@ -309,7 +328,7 @@ def _of_done(draft: Planned, entry: JournalEntry, options: RunOptions, root: Pat
         layout == wanted
         and names in (naming, _NAMES_UNKNOWN)
         and entry.state is State.DONE
-        and all(intact(output, root) for output in entry.outputs)
+        and all(stands(output) for output in entry.outputs)
     ):
         return dataclasses.replace(draft, action=Action.KEEP)
     return dataclasses.replace(draft, action=Action.RENDER, published=canonical)

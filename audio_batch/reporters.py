@@ -23,6 +23,7 @@ from audio_batch import events
 from audio_batch.gpu.balancer import DeviceLoad
 from audio_batch.outcome import Outcome, State
 from audio_batch.text import for_terminal
+from audio_batch.thinning import OneByOne
 
 _log = logging.getLogger("audio_batch.run")
 
@@ -55,30 +56,64 @@ class Steady:
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
-        self._lost = False
+        self._instead: LogReporter | None = None
 
     def handle(self, event: events.Event) -> None:
         """See `Reporter.handle`."""
-        if self._lost:
-            LogReporter().handle(event)
+        if self._instead is not None:
+            self._instead.handle(event)
             return
         try:
             self._reporter.handle(event)
         except (OSError, ValueError):
-            self._lost = True
+            self._instead = LogReporter()
             _log.warning("The terminal is gone; the run goes on.")
 
     def close(self) -> None:
         """See `Reporter.close`."""
         with contextlib.suppress(OSError, ValueError):
             self._reporter.close()
+        if self._instead is not None:
+            self._instead.close()
 
 
 class LogReporter:
-    """Events as log records, in the words that the users of the seed system know."""
+    """Events as log records, in the words that the users of the seed system know.
+
+    Where assets come too fast, not each of them is told (see `thinning`).
+    """
+
+    def __init__(self) -> None:
+        self._one_by_one = OneByOne()
 
     def handle(self, event: events.Event) -> None:
         """See `Reporter.handle`."""
+        self._tell_left_out(self._one_by_one.left_out())
+        if self._is_told(event):
+            self._tell(event)
+
+    def _is_told(self, event: events.Event) -> bool:
+        match event:
+            case events.AssetStarted():
+                return self._one_by_one.begins(event.key)
+            case events.AssetProgress():
+                return self._one_by_one.moves(event.key)
+            case events.AssetFinished(outcome=outcome):
+                key = events.job_key(outcome.asset_id, event.share)
+                plain = outcome.state is State.DONE and not (outcome.notes or outcome.suspicions)
+                return self._one_by_one.ends(key, plain=plain)
+            case events.AssetDropped():
+                self._one_by_one.ends(events.job_key(event.asset_id, event.share), plain=False)
+        return True
+
+    def _tell_left_out(self, found: tuple[int, float] | None) -> None:
+        if found is not None:
+            count, took_s = found
+            fields = {"event": "AssetsFinished", "count": count, "took_s": round(took_s, 3)}
+            text = f"{count} more done in {took_s:.1f} s, too many to be told one by one"
+            _log.info("%s", text, extra={"worker": "Main", "fields": fields})
+
+    def _tell(self, event: events.Event) -> None:
         match event:
             case events.RunStarted():
                 self._say(event, "INFO", _opening(event))
@@ -115,6 +150,7 @@ class LogReporter:
 
     def close(self) -> None:
         """See `Reporter.close`."""
+        self._tell_left_out(self._one_by_one.left_out(last=True))
 
     def _say(self, event: events.Event, level: str, text: str, worker: str = "Main") -> None:
         number = logging.getLevelNamesMapping()[level]
@@ -257,10 +293,10 @@ class LiveReporter:
                 self._print(_stopping(event), "yellow")
             case events.Notice():
                 self._print(event.text, "yellow" if event.warning else None)
-        self._update()
 
     def close(self) -> None:
         """See `Reporter.close`."""
+        self._lines.close()
         self._live.stop()
 
     def pause(self) -> None:

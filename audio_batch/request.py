@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from audio_batch.assets import Assets
 from audio_batch.config import Settings
+from audio_batch.databases.urls import RESULTS_VARIABLE, without_password
 from audio_batch.errors import UsageError
 from audio_batch.formats import FORMATS
-from audio_batch.manifest import Asset, Manifest, load, parse_fields
+from audio_batch.manifest import Manifest, load, parse_fields
+from audio_batch.output_folder import OutputFolder
+from audio_batch.remote.settings import access_of
 from audio_batch.selection import Condition, matcher, parse_condition, select
-from audio_batch.storage import OutputFolder
+from audio_batch.shards import Shard
 from audio_batch.survey import declared_duration_s
 
 DEFAULT_OUTPUT = "transcripts"
@@ -24,7 +29,10 @@ def output_folder(settings: Settings) -> OutputFolder:
         UsageError: see `OutputFolder.at`.
     """
     return OutputFolder.at(
-        settings.output_dir or DEFAULT_OUTPUT, state_dir=settings.state_dir, shard=settings.shard
+        settings.output_dir or DEFAULT_OUTPUT,
+        state_dir=settings.state_dir,
+        shard=settings.shard,
+        access=access_of(settings),
     )
 
 
@@ -36,16 +44,20 @@ class Request:
     settings: Settings
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for the journal; no secret is among the settings."""
-        return {
-            "manifest": str(self.manifest),
-            "settings": self.settings.model_dump(mode="json", exclude_none=True),
-        }
+        """Plain values for the journal: no secret is among them."""
+        settings = self.settings.model_dump(mode="json", exclude_none=True)
+        if self.settings.results_db is not None:
+            settings["results_db"] = without_password(self.settings.results_db)
+        return {"manifest": str(self.manifest), "settings": settings}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Request:
-        """Read what `to_json` wrote."""
-        return cls(Path(data["manifest"]), Settings(**data["settings"]))
+        """Read what `to_json` wrote; a database's password comes from the environment."""
+        settings = Settings(**data["settings"])
+        if settings.results_db is not None:
+            named = os.environ.get(RESULTS_VARIABLE) or settings.results_db
+            settings = settings.model_copy(update={"results_db": named})
+        return cls(Path(data["manifest"]), settings)
 
 
 def read_manifest(request: Request) -> Manifest:
@@ -62,22 +74,27 @@ def read_manifest(request: Request) -> Manifest:
         root=settings.root,
         fields=parse_fields(settings.field or ()),
         allow_missing=bool(settings.allow_missing),
+        allow_http=bool(settings.allow_http),
         known_formats=frozenset(FORMATS),
         wanted=matcher(where, exclude) if where or exclude else None,
+        is_mine=Shard.parse(settings.shard).takes if settings.shard is not None else None,
     )
 
 
-def choose(manifest: Manifest, settings: Settings) -> list[Asset]:
+def choose(manifest: Manifest, settings: Settings) -> Assets:
     """The assets that the settings select, in their order.
+
+    Of a part of the manifest (`--shard`) those of that part, which may be none: what all parts
+    choose together is what one run over the whole would.
+
+    Args:
+        manifest: as `read_manifest` has read it with the same conditions.
 
     Raises:
         UsageError: none is left.
     """
-    where, exclude = _conditions(settings)
     assets = select(
-        manifest.assets,
-        where=where,
-        exclude=exclude,
+        manifest.assets.selected(),
         order=settings.order or "manifest",
         skip=settings.skip or 0,
         limit=settings.limit,
@@ -89,7 +106,8 @@ def choose(manifest: Manifest, settings: Settings) -> list[Asset]:
             "--limit.",
             remedy="Loosen them; `audio-batch manifest check` without them counts the assets.",
         )
-    return assets
+    assert isinstance(assets, Assets)
+    return assets.mine()
 
 
 def _conditions(settings: Settings) -> tuple[list[Condition], list[Condition]]:

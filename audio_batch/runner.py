@@ -2,6 +2,7 @@
 
     Runner.run
       ├─ Crew.load_all           every device's models, before any asset is touched
+      ├─ Backlog                 a window of the feed, filled up as it empties
       └─ loop: all that has come in, in one transaction of the journal; events and jobs go out after
           ├─ _take               each message of a worker:
           │   ├─ started, progress     → event
@@ -24,7 +25,7 @@ import itertools
 import queue
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from audio_batch import events
@@ -34,11 +35,13 @@ from audio_batch.crew import Crew, Loader
 from audio_batch.dispatch import Beginning, Dispatch, Pace, rank_of
 from audio_batch.endings import Endings
 from audio_batch.errors import SetupError
+from audio_batch.feeding import Feed
 from audio_batch.flights import Flight, Flights, carried_on, job_of
 from audio_batch.gpu.balancer import Balancer
 from audio_batch.gpu.policies import EARLIEST_FINISH
 from audio_batch.guards import Guards
 from audio_batch.journal import Journal
+from audio_batch.manifest import Asset
 from audio_batch.mishaps import Mishaps
 from audio_batch.options import RunOptions
 from audio_batch.outcome import Outcome, Published, RunResult, StageRecord, State
@@ -59,6 +62,10 @@ _AT_ONCE = 1000
 """Messages that are taken in one go: a flood of progress must not keep outcomes from the disk."""
 
 
+_NEXT_IN_LINE = 64
+"""Of so many assets those that are not on this machine are told to whoever fetches ahead."""
+
+
 MakePool = Callable[[Tell, Callable[[Death], None]], Pool]
 """Opens the pool of a run: what workers tell, and whom to tell of a process's death. It begins no
 process yet."""
@@ -71,6 +78,8 @@ class Runner:
         reserve: a device that takes part only when every other one is out.
         asker: whom to ask after a failure whether to go on; None goes on without asking.
         grace_s: after a scheduler's signal, how long running jobs may take to end.
+        fetch_ahead: is told which assets of other machines are next in line, each time that some
+            have begun.
     """
 
     def __init__(
@@ -88,6 +97,7 @@ class Runner:
         reserve: str | None = None,
         asker: Asker | None = None,
         grace_s: float = 25.0,
+        fetch_ahead: Callable[[Sequence[Asset]], None] | None = None,
     ) -> None:
         self._options = options
         self._journal = journal
@@ -109,8 +119,10 @@ class Runner:
         self._watch_due_s = 0.0
         self._announced_stop = False
         self._draining = False
+        self._fetch_ahead = fetch_ahead
         self._flights = Flights()
         self._positions: dict[str, int] = {}
+        self._total = self._places_taken = 0
         self._claims = itertools.count()
         self._copies = (
             options.backup_copies
@@ -146,6 +158,7 @@ class Runner:
             crew=self._crew,
             expectation=self._expectation,
             tries=self._tries,
+            positions=self._positions,
             given_up=self._given_up,
             pause=self._pause,
             stop=self.stop,
@@ -183,26 +196,20 @@ class Runner:
         )
         self._endings.mishaps, self._endings.dispatcher = self._mishaps, self._dispatcher
 
-    def run(self, todo: Sequence[Planned]) -> RunResult:
-        """Do everything in `todo`, in its order.
+    def run(self, feed: Feed) -> RunResult:
+        """Do everything that the feed has, in its order.
 
         Raises:
             SetupError: no device is left, the model cannot be loaded, the disk is full, or the
                 journal fails. What was running is finished and committed first.
         """
         begun_s = time.monotonic()
-        self._positions = {item.asset.id: n for n, item in enumerate(todo, 1)}
+        self._total = len(feed)
+        needed = feed.needed()
         if self._options.split_long_s is not None:
             self._partings.heard = self._journal.parts()
-            todo = [one for item in todo for one in self._partings.cut(item)]
-        self._backlog.add(*todo)
-        for item in todo:
-            if item.suspect and item.entry is not None:
-                self._mishaps.deaths[item.asset.id] = item.entry.deaths
+        self._backlog.feed_from(feed, self._taken)
         try:
-            needed = {
-                stage for item in todo if item.action is Action.PROCESS for stage in item.missing
-            }
             if self._pool.isolated or needed:
                 self._crew.load_all(needed)
             self._loop()
@@ -245,10 +252,19 @@ class Runner:
             self._receive()
             self._take()
 
+    def _taken(self, item: Planned) -> Iterable[Planned]:
+        """An asset comes from the feed: what is to be done of it."""
+        asset_id = item.asset.id
+        self._places_taken += 1
+        self._positions[asset_id] = self._places_taken
+        if item.suspect and item.entry is not None:
+            self._mishaps.deaths[asset_id] = item.entry.deaths
+        return self._partings.cut(item)
+
     def _not_done(self) -> int:
-        """Assets that were not begun or not ended; of one in parts many jobs may be left."""
-        at_work = (f.planned for f in self._flights.values() if not f.abandoned)
-        return len({planned.asset.id for planned in (*self._backlog, *at_work)})
+        """Assets that were not begun or not ended."""
+        at_work = (f.job.asset.id for f in self._flights.values() if not f.abandoned)
+        return self._backlog.assets_left(at_work)
 
     def _watch(self) -> None:
         """Look after what takes too long, not after each of a thousand messages."""
@@ -342,6 +358,18 @@ class Runner:
 
     def _dispatch(self) -> None:
         self._crew.tell()
+        self._backlog.fill()
+        self._begin_what_may()
+        if self._beginnings and self._fetch_ahead is not None:
+            remote = [
+                item.asset
+                for item in self._backlog.ahead(_NEXT_IN_LINE)
+                if item.asset.path is None and item.action is Action.PROCESS and item.missing
+            ]
+            if remote:
+                self._fetch_ahead(remote)
+
+    def _begin_what_may(self) -> None:
         while self._may_begin:
             self._backlog.take_due()
             try:
@@ -383,13 +411,19 @@ class Runner:
             division.attempt = attempt
             if planned.part is None:
                 self._partings.begun(planned)
-        position, total = self._positions[asset.id], len(self._positions)
+        position = self._positions[asset.id]
         claim = ""
         whole = planned.action is Action.PROCESS and planned.part is None
         if self._copies and whole and not planned.suspect:
             claim = f"{self._run_id}-{next(self._claims)}"
         job = job_of(
-            planned, device.id, attempt, position, total, claim=claim, serial=next(self._serials)
+            planned,
+            device.id,
+            attempt,
+            position,
+            self._total,
+            claim=claim,
+            serial=next(self._serials),
         )
         self._tries[job.key] += 1
         self._take_off(job, beginning)
@@ -442,7 +476,7 @@ class Runner:
         if not self._backlog.nothing_fits(self._crew.in_service()):
             return False
         self.result.out_of_time = True
-        text = f"The time is up: {len(self._backlog)} assets are left for the next run."
+        text = f"The time is up: {self._not_done()} assets are left for the next run."
         self._emit(events.Notice(text, warning=True))
         return True
 

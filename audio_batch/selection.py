@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import unicodedata
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,11 +16,13 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import Any
 
+from audio_batch.asset import Asset
+from audio_batch.assets import durations_of, pick, priorities_of
 from audio_batch.errors import UsageError
-from audio_batch.manifest import Asset
 from audio_batch.text import for_terminal
 
 _PROBERS = 8
+_AT_ONCE = 4096
 
 
 class Order(StrEnum):
@@ -100,7 +103,7 @@ def select(
     skip: int = 0,
     limit: int | None = None,
     durations: Callable[[Asset], float | None] | None = None,
-) -> list[Asset]:
+) -> Sequence[Asset]:
     """Filter, then order, then skip and limit.
 
     Args:
@@ -118,37 +121,45 @@ def select(
     if skip < 0 or (limit is not None and limit < 0):
         raise UsageError("--skip and --limit must not be negative.")
     wanted = matcher(where, exclude)
-    chosen = _ordered([asset for asset in assets if wanted(asset)], Order(order), durations)
-    return chosen[skip : None if limit is None else skip + limit]
+    if where or exclude:
+        assets = pick(assets, array("L", (n for n, asset in enumerate(assets) if wanted(asset))))
+    places = _ordered(assets, Order(order), durations)
+    return pick(assets, places[skip : None if limit is None else skip + limit])
 
 
 def _ordered(
-    assets: list[Asset], order: Order, durations: Callable[[Asset], float | None] | None
-) -> list[Asset]:
+    assets: Sequence[Asset], order: Order, durations: Callable[[Asset], float | None] | None
+) -> Sequence[int]:
+    places = range(len(assets))
     match order:
         case Order.MANIFEST:
-            return assets
+            return places
         case Order.REVERSE:
-            return assets[::-1]
+            return places[::-1]
         case Order.PRIORITY:
-            return sorted(assets, key=lambda asset: -asset.priority)
+            priorities = array("l", priorities_of(assets))
+            return array("L", sorted(places, key=priorities.__getitem__, reverse=True))
         case Order.LONGEST | Order.SHORTEST:
-            sign = -1 if order is Order.LONGEST else 1
             known = _known_durations_s(assets, durations)
-            return sorted(
-                assets,
-                key=lambda a: math.inf if (d := known[a.id]) is None else sign * d,
-            )
+            if order is Order.LONGEST:
+                known = array("d", (-seconds for seconds in known))
+            # What stays unknown goes last.
+            by_length = array("d", (math.inf if math.isnan(s) else s for s in known))
+            return array("L", sorted(places, key=by_length.__getitem__))
 
 
 def _known_durations_s(
-    assets: list[Asset], durations: Callable[[Asset], float | None] | None
-) -> dict[str, float | None]:
-    known = {asset.id: asset.duration_s for asset in assets}
-    unknown = [asset for asset in assets if asset.duration_s is None]
-    if durations is not None and unknown:
-        with ThreadPoolExecutor(_PROBERS, thread_name_prefix="probe") as pool:
-            known.update(zip((a.id for a in unknown), pool.map(durations, unknown), strict=True))
+    assets: Sequence[Asset], durations: Callable[[Asset], float | None] | None
+) -> array[float]:
+    known = array("d", durations_of(assets))
+    unknown = [place for place, seconds in enumerate(known) if math.isnan(seconds)]
+    if durations is None or not unknown:
+        return known
+    with ThreadPoolExecutor(_PROBERS, thread_name_prefix="probe") as pool:
+        for first in range(0, len(unknown), _AT_ONCE):
+            some = unknown[first : first + _AT_ONCE]
+            for place, seconds in zip(some, pool.map(durations, pick(assets, some)), strict=True):
+                known[place] = math.nan if seconds is None else seconds
     return known
 
 

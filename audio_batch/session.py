@@ -8,22 +8,40 @@ Nothing is written below the output folder while there is nothing to do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from audio_batch import __version__, events, host_memory, manners, models, summary
-from audio_batch.assembly import Fleet, build_options, is_isolated, open_fleet, usable_cores
+from audio_batch.ahead import MOST_FREE
+from audio_batch.assembly import (
+    Fleet,
+    build_options,
+    is_isolated,
+    open_fleet,
+    open_host,
+    usable_cores,
+)
+from audio_batch.assets import Assets, stores_of
 from audio_batch.claims import sweep
 from audio_batch.config import Settings
 from audio_batch.control import Asker
 from audio_batch.cpu_gate import CpuGate
 from audio_batch.crew import Loader
+from audio_batch.databases import delivery
 from audio_batch.dispatch import Pace
 from audio_batch.engines.base import Diarizer
-from audio_batch.errors import AudioBatchError, DeviceError, ExitCode, SetupError, UsageError
+from audio_batch.errors import (
+    AssetError,
+    AudioBatchError,
+    DeviceError,
+    ExitCode,
+    SetupError,
+    UsageError,
+)
+from audio_batch.fetching import Fetching
 from audio_batch.garbage import uncollected
 from audio_batch.gates import Gates
 from audio_batch.guards import Guards
@@ -32,27 +50,32 @@ from audio_batch.learnt import LearntSpeeds
 from audio_batch.lifetime import crash_report, interruptible, leave, signals_to
 from audio_batch.lineup import Lineup, find_lineup
 from audio_batch.loading import LoadedModels
-from audio_batch.manifest import Asset, Manifest
+from audio_batch.manifest import Manifest
 from audio_batch.naming import OutputNamer
 from audio_batch.options import RunOptions
 from audio_batch.outcome import RunResult
+from audio_batch.output_folder import OutputFolder
+from audio_batch.outputs import intact
 from audio_batch.pacing import USUAL_BATCH, Pacing
 from audio_batch.parts import MARGIN_S
-from audio_batch.pipeline import source_identity
 from audio_batch.places import Places
-from audio_batch.plan import Action, Planned, plan
+from audio_batch.plan import Action, Planned
 from audio_batch.pools import Death, Pool, ThreadPool
 from audio_batch.pools.processes import ProcessPool
 from audio_batch.preflight import PreflightRequest, before_run
+from audio_batch.preflight.stores import SignIn
+from audio_batch.recovery import Recovery
 from audio_batch.remembered import Remembered
+from audio_batch.remote.inputs import InputPlace
+from audio_batch.remote.settings import inputs_of
 from audio_batch.reporters import Reporter, Steady
 from audio_batch.request import Request, choose, output_folder, read_manifest
 from audio_batch.runner import MakePool, Runner
-from audio_batch.storage import OutputFolder
 from audio_batch.survey import Survey
 from audio_batch.tell import Tell
 from audio_batch.text import redact
 from audio_batch.time_limits import TimeLimit
+from audio_batch.todo import Planner, Todo, names_of_others
 from audio_batch.voices import names
 from audio_batch.voices.folder import settle as settle_linking
 from audio_batch.voices.known import naming_key
@@ -97,7 +120,12 @@ def execute(request: Request, interface: Interface) -> ExitCode:
         host_memory.parse_size_bytes(settings.min_free_ram, "--min-free-ram")
     for warning in manners.apply(settings.nice, settings.ionice):
         interface.notice(warning, warning=True)
+    if settings.results_db is not None:
+        delivery.check(settings.results_db, settings.results_table)
+    fetching = Fetching(inputs_of(settings))
     folder = output_folder(settings)
+    if settings.link_speakers:
+        folder.require_linkable()
     with ExitStack() as stack:
         stack.enter_context(interruptible())
         known = folder.state.is_dir()
@@ -105,11 +133,12 @@ def execute(request: Request, interface: Interface) -> ExitCode:
             stack.enter_context(folder.locked())
         manifest = read_manifest(request)
         assets = choose(manifest, settings)
+        places = (settings.output_dir or "", *stores_of(assets))
+        SignIn(settings, interface.notice).before(places)
         folder.create()
         if not known:
             stack.enter_context(folder.locked())
-        languages = {asset.language for asset in assets if asset.language}
-        lineup = find_lineup(settings, languages, notice=interface.notice)
+        lineup = find_lineup(settings, assets.languages(), notice=interface.notice)
         options = build_options(settings, lineup.model)
         if lineup.model.is_demo:
             interface.notice(models.DEMO_NOTICE, warning=True)
@@ -117,8 +146,19 @@ def execute(request: Request, interface: Interface) -> ExitCode:
         stack.callback(journal.close)
         _settle(folder, journal, interface)
         night = _Night(request, interface, folder, journal, options, lineup, manifest, assets, time)
+        night.fetching = fetching
+        stack.callback(fetching.close)
         night.people = read_people(settings, lineup)
         night.given = _read_names(folder, interface, linking=bool(settings.link_speakers))
+        if settings.results_db is not None:
+            night.results = delivery.opened(
+                journal.outbox,
+                url=settings.results_db,
+                table=settings.results_table,
+                location=folder.where,
+                notice=interface.notice,
+            )
+            stack.callback(night.results.close)
         try:
             code = night.spend(stack)
         except AudioBatchError as error:
@@ -142,26 +182,25 @@ class _Night:
     options: RunOptions
     lineup: Lineup
     manifest: Manifest
-    assets: list[Asset]
+    assets: Assets
     time: TimeLimit
     result: RunResult = field(default_factory=RunResult)
     people: Enrolment | None = None
     given: Mapping[str, str] | None = field(default_factory=dict)
     run_id: int | None = None
-    output_names: Mapping[str, str] = field(default_factory=dict)
+    results: delivery.Delivery | None = None
+    fetching: Fetching = field(default_factory=lambda: Fetching(InputPlace()))
 
     def spend(self, stack: ExitStack) -> ExitCode:
         """Plan, run, sum up; the summary is written however the run ends."""
         with uncollected():
-            planned = self.plan()
-        for item in planned:
-            if item.action is Action.QUARANTINE:
-                self.journal.quarantine(item.asset.id, _QUARANTINE_TEXT)
-        todo = [item for item in planned if item.action in (Action.PROCESS, Action.RENDER)]
-        if not todo:
+            todo = self.plan()
+        with self.journal.grouped():
+            for asset_id in todo.quarantined:
+                self.journal.quarantine(asset_id, _QUARANTINE_TEXT)
+        if not len(todo):
             self.link()
-            self.interface.notice(f"Nothing to do: none of {len(planned)} assets needs work.")
-            set_aside = any(item.action is Action.QUARANTINE for item in planned)
+            self.interface.notice(f"Nothing to do: none of {len(self.assets)} assets needs work.")
             last = self.journal.last_run()
             if last is not None and last.exit_code is None:
                 # Killed when all was done, before that was written down.
@@ -169,15 +208,16 @@ class _Night:
                 code = self.sum_up(todo, changed=True)
                 self.journal.end_run(last.run_id, code)
                 return code
-            return self.sum_up(todo, changed=set_aside)
-        fleet = stack.enter_context(open_fleet(self.options))
+            return self.sum_up(todo, changed=bool(todo.quarantined or todo.recovered))
+        fleet = stack.enter_context(
+            open_fleet(self.options, output=self.folder.place.location, assets=todo.chosen())
+        )
         self.preflight(todo, fleet)
         self.run_id = self.journal.begin_run(version=__version__, request=self.request.to_json())
-        self.journal.forgive(item.asset.id for item in todo if item.fresh)
         self.folder.sweep()
         sweep(self.folder.state)
         try:
-            self.run(planned, todo, fleet)
+            self.run(todo, fleet)
             if not (self.result.interrupted or self.result.dropped):
                 self.link()
         except BaseException as error:
@@ -186,7 +226,7 @@ class _Night:
             raise
         return self.sum_up(todo)
 
-    def preflight(self, todo: Sequence[Planned], fleet: Fleet) -> None:
+    def preflight(self, todo: Todo, fleet: Fleet) -> None:
         """Ask what could end the night, before its first asset.
 
         Raises:
@@ -197,10 +237,10 @@ class _Night:
             floor_bytes=0,
             settings=self.request.settings,
             manifest=self.manifest,
-            assets=tuple(item.asset for item in todo),
+            assets=todo.chosen(),
             folder=self.folder,
             devices=fleet.devices,
-            output_names=self.output_names,
+            output_names=todo.planner.output_names,
         )
         errors = []
         for check in before_run(request):
@@ -211,39 +251,50 @@ class _Night:
                 self.interface.notice(f"{check.message} {check.remedy}".strip(), warning=True)
         if errors:
             raise SetupError(" ".join(errors))
+        if not self.folder.is_local:
+            self.folder.place.open().probe()
 
-    def plan(self) -> list[Planned]:
+    def plan(self) -> Todo:
         """What is to be done about each asset."""
         # Over the whole manifest, so that a name never depends on which assets were selected; and
         # past the names of other manifests' assets that this folder holds.
-        ids = {asset.id for asset in self.manifest.assets}
-        entries = list(self.journal.entries())
-        taken = {
-            PurePosixPath(output.path).with_suffix("")
-            for entry in entries
-            if entry.asset_id not in ids
-            for output in entry.outputs
-            if output.format == "json"
-        }
-        namer = OutputNamer(self.options.output_template)
-        self.output_names = namer.texts(self.manifest.assets, taken=taken)
-        return plan(
-            self.assets,
-            entries,
-            self.options,
+        every = self.manifest.assets
+        names_of_outputs = OutputNamer(self.options.output_template).over(
+            every, taken=set(names_of_others(every, self.journal))
+        )
+        outputs = self.folder.place.open()
+        recovery = Recovery(outputs, self.journal, self._begin_recovery)
+        planner = Planner(
+            options=self.options,
             wanted=self.lineup.wanted,
-            stages=self.journal.stages(),
+            journal=self.journal,
+            output_names=names_of_outputs,
             naming=None
             if self.given is None
             else naming_key(self.given, self.people, self.request.settings.speaker_threshold),
-            output_names=self.output_names,
-            root=self.folder.root,
-            source_identity=source_identity,
+            state=self.folder.state,
+            stands=partial(intact, outputs),
+            look=self.fetching.look,
+            recover=None if self.options.overwrite else recovery.take_over,
         )
+        todo = Todo.of(self.assets, planner)
+        todo.recovered = recovery.count
+        if recovery.count:
+            self.interface.notice(
+                "Taken over from published JSON, as the journal did not know of them: "
+                f"{recovery.count} assets done."
+            )
+        return todo
 
-    def run(self, planned: Sequence[Planned], todo: Sequence[Planned], fleet: Fleet) -> None:
+    def _begin_recovery(self) -> int:
+        """Begin and end a run that what is taken over belongs to."""
+        run_id = self.journal.begin_run(version=__version__, request=self.request.to_json())
+        self.journal.end_run(run_id, ExitCode.OK)
+        return run_id
+
+    def run(self, todo: Todo, fleet: Fleet) -> None:
         """Drive the runner, with its reporter and the signals, to its end."""
-        survey = Survey([item.asset for item in todo if item.action is Action.PROCESS])
+        survey = todo.survey()
         reporter = Steady(self.interface.reporter(fleet, survey))
         assert self.run_id is not None
         places = Places(self.options, self.lineup, fleet, Remembered.load())
@@ -258,16 +309,18 @@ class _Night:
             balancer=fleet.balancer,
             pool=make_pool,
             loader=loader,
-            emit=reporter.handle,
+            emit=self.results.after(reporter.handle) if self.results else reporter.handle,
             guards=self.guards(fleet, places, pace, reporter),
             pace=pace,
             reserve=fleet.reserve.id if fleet.reserve else None,
             asker=self.interface.asker(),
+            # The nodes of a cluster have caches of their own.
+            fetch_ahead=None if fleet.cluster is not None else self.fetching.offer,
         )
         self.result = runner.result
         if (ends_at := self.time.ends_at()) is not None:
             self.interface.notice(f"No asset is begun that would not be done by {ends_at}.")
-        reporter.handle(self.opening(planned, todo, fleet))
+        reporter.handle(self.opening(todo, fleet))
         try:
             with signals_to(runner.stop), crash_report(self.folder.crash_log_path):
                 runner.run(todo)
@@ -282,20 +335,24 @@ class _Night:
     def workers(self, fleet: Fleet, places: Places) -> tuple[MakePool, Callable[[Pool], Loader]]:
         """How this run's pool is opened, and what loads the models for it."""
         recipe = Recipe(
-            root=self.folder.root,
+            place=self.folder.place,
+            state=self.folder.state,
             options=self.options,
             lineup=self.lineup,
             remembered=self._remembered(),
             given=self.given or {},
             people=self.people,
             threshold=self.request.settings.speaker_threshold,
+            inputs=self.fetching.place,
         )
-        if is_isolated(self.options.isolation, fleet.devices):
+        if fleet.cluster is not None or is_isolated(self.options.isolation, fleet.devices):
             logs = self.folder.state / "workers"
+            host = open_host(fleet, self.folder, self.request.settings)
 
             def processes(tell: Tell, died: Callable[[Death], None]) -> Pool:
                 return ProcessPool(
                     recipe,
+                    host=host,
                     place_of=places.place,
                     workers=self.most_at_once(fleet, places),
                     logs=logs,
@@ -312,7 +369,8 @@ class _Night:
         def threads(tell: Tell, _died: Callable[[Death], None]) -> Pool:
             gates = Gates(lambda device: fleet.caps[device])
             workers = self.most_at_once(fleet, places)
-            return ThreadPool(recipe.work(loaded, known, tell, gates, cpu), workers)
+            queued = 0 if self.options.threads else MOST_FREE
+            return ThreadPool(recipe.work(loaded, known, tell, gates, cpu), workers, queued=queued)
 
         return threads, lambda _pool: in_threads
 
@@ -333,7 +391,9 @@ class _Night:
         batch_sizes = [places.rung(device.id).batch_size for device in fleet.devices]
 
         def need(planned: Planned) -> int:
-            if planned.action is not Action.PROCESS:
+            if planned.action is not Action.PROCESS or fleet.cluster is not None:
+                return 0
+            if not self.options.publishes:  # the null engine has no model, and keeps nothing
                 return 0
             part = planned.part
             return host_memory.need_bytes(
@@ -359,7 +419,7 @@ class _Night:
     def _remembered(self) -> Memory:
         """The ids of voices; without them the night goes on, and linking says what is wrong."""
         try:
-            return recall(self.folder.root)
+            return recall(self.folder.state)
         except SetupError as error:
             self.interface.notice(str(error), warning=True)
             return Memory()
@@ -379,43 +439,45 @@ class _Night:
         for line in report.left_out:
             self.interface.notice(line, warning=True)
 
-    def opening(
-        self, planned: Sequence[Planned], todo: Sequence[Planned], fleet: Fleet
-    ) -> events.RunStarted:
+    def opening(self, todo: Todo, fleet: Fleet) -> events.RunStarted:
         """What there is to do, and on what."""
-        known = [item.asset.duration_s for item in todo]
-        left = (Action.LEAVE_FAILED, Action.QUARANTINE)
         return events.RunStarted(
             todo=len(todo),
-            todo_audio_s=sum(d for d in known if d) if all(known) else None,
-            already_done=sum(item.action is Action.KEEP for item in planned),
-            failed_before=sum(item.action in left for item in planned),
+            todo_audio_s=None if todo.unknown else todo.audio_s,
+            already_done=todo.kept,
+            failed_before=todo.left_failed + len(todo.quarantined),
             slots=fleet.workers,
             devices=tuple(
                 device.id if device.kind == "cpu" else f"{device.id} ({device.name})"
                 for device in fleet.devices
             ),
-            output_folder=str(self.folder.root),
+            output_folder=self.folder.where,
         )
 
     def sum_up(
         self,
-        todo: Sequence[Planned],
+        todo: Todo,
         *,
         changed: bool = False,
         error: BaseException | None = None,
     ) -> ExitCode:
         """Count what stands, journal the run's end, write `summary.json`, show the table."""
+        undelivered = None
+        if self.results is not None:
+            in_haste = self.result.dropped or self.result.interrupted
+            undelivered = self.results.finish(in_haste=in_haste)
         outcome = summary.summarise(
             manifest=str(self.request.manifest),
-            output_folder=str(self.folder.root),
-            asset_ids=[asset.id for asset in self.assets],
+            output_folder=self.folder.where,
+            journal=self.journal,
+            selected=len(self.assets),
+            done_before=todo.kept,
+            stands=todo.stands,
             skipped=len(self.manifest.assets) - len(self.assets),
-            entries=self.journal.entries(),
             run_id=self.run_id,
-            todo_ids={item.asset.id for item in todo},
             result=self.result,
         )
+        outcome.results_undelivered = undelivered
         if self.options.fail_on_degraded and self.result.devices_out and not outcome.exit_code:
             outcome.exit_code = ExitCode.SOME_FAILED
         if error is not None:
@@ -423,12 +485,20 @@ class _Night:
             outcome.error = redact(str(error))
         if self.run_id is not None or changed:
             summary.write(outcome, self.folder.summary_path)
+            self._send_summary()
         if self.run_id is not None:
             self.journal.end_run(self.run_id, outcome.exit_code)
         # What cannot be shown is in the file.
         with suppress(OSError, ValueError):
             self.interface.show(outcome)
         return ExitCode(outcome.exit_code)
+
+    def _send_summary(self) -> None:
+        """Put the summary beside remote outputs; without it there, it is still here."""
+        try:
+            self.folder.send_summary()
+        except AssetError as error:
+            self.interface.notice(str(error), warning=True)
 
 
 _QUARANTINE_TEXT = (

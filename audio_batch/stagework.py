@@ -9,20 +9,22 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from audio_batch import parts, stages
+from audio_batch.attempts import Failure, StageClock
 from audio_batch.engines.base import Recognition
 from audio_batch.engines.failures import is_sticky
-from audio_batch.errors import AssetError, DeviceError, ErrorKind, SetupError, UsageError
+from audio_batch.errors import AssetError, DeviceError, ErrorKind
 from audio_batch.events import WAITING, AssetProgress
 from audio_batch.outcome import Stage, StageRecord
 from audio_batch.parts import Part
+from audio_batch.remote import urls
 from audio_batch.stages import Aligned, Diarized, Transcribed
-from audio_batch.text import redact
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,57 +34,13 @@ if TYPE_CHECKING:
     from audio_batch.media import Audio
     from audio_batch.options import DecodingOptions
     from audio_batch.pipeline import Context, Job
+    from audio_batch.remote.inputs import Recording
 
 _log = logging.getLogger("audio_batch.pipeline")
 
+_FETCH_BEAT_S = 0.5
+
 _Result = TypeVar("_Result", Transcribed, Aligned, Diarized)
-
-
-@dataclass(slots=True)
-class StageClock:
-    """Seconds spent in each stage of one asset; what one stage does within another is its own."""
-
-    timings_s: dict[str, float] = field(default_factory=dict)
-    _within_s: float = 0.0
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time a stage; one that fails is timed too."""
-        begun = time.perf_counter()
-        outer_s, self._within_s = self._within_s, 0.0
-        try:
-            yield
-        finally:
-            took_s = time.perf_counter() - begun
-            self.timings_s[name] = round(took_s - self._within_s, 4)
-            self._within_s = outer_s + took_s
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a stage failed, as plain values. `device_failed`: the device's fault, not the asset's."""
-
-    kind: ErrorKind
-    text: str
-    transient: bool = False
-    device_failed: bool = False
-
-    @classmethod
-    def of(cls, error: Exception, what: str) -> Failure:
-        """Any exception as a record; what nobody foresaw goes to the log in full."""
-        if isinstance(error, DeviceError):
-            return cls(ErrorKind.DEVICE, redact(str(error)), device_failed=True)
-        if isinstance(error, SetupError | UsageError):
-            # The model folder broke under the run: nothing of it is this asset's fault.
-            return cls(ErrorKind.MODEL, redact(str(error)), device_failed=True)
-        if isinstance(error, AssetError):
-            return cls(error.kind, redact(str(error)), transient=error.transient)
-        if isinstance(error, MemoryError):
-            text = "There was not enough memory for this asset. Run fewer at a time (--threads)."
-            return cls(ErrorKind.OUT_OF_MEMORY, text, transient=True)
-        _log.error("unexpected failure of %s", what, exc_info=error)
-        text = f"Unexpected {type(error).__name__}: {error}. Please report it; see the log file."
-        return cls(ErrorKind.INTERNAL, redact(text))
 
 
 @dataclass(slots=True)
@@ -95,9 +53,12 @@ class StageWork:
     job: Job
     context: Context
     clock: StageClock
+    recording: Recording
     records: list[StageRecord] = field(default_factory=list)
     failures: dict[Stage, Failure] = field(default_factory=dict)
     recognizer: Recognizer | None = None
+    _path: Path | None = None
+    _told_at_s: float = 0.0
     _audio: Audio | None = None
     _length_s: float = 0.0
     _elsewhere_s: float = 0.0
@@ -116,6 +77,20 @@ class StageWork:
             notes = heard.media["notes"]
             raise AssetError(ErrorKind.MEDIA_DAMAGED, "; ".join(notes) or heard.media["state"])
         return heard
+
+    def rehearse(self) -> float | None:
+        """Hear the words and keep nothing of them; the recording's length, where it was looked at.
+
+        Raises:
+            AudioBatchError, MemoryError: the asset fails.
+        """
+        recognizer = self._recognizer(self.job.decoding)
+        if getattr(recognizer, "is_free", False):
+            return None
+        audio = self.audio()
+        with self.clock.stage(Stage.TRANSCRIBE.value):
+            self._recognize(recognizer, audio.samples, self.job.decoding, lambda _position_s: None)
+        return audio.duration_s
 
     def part(self, part: Part) -> Transcribed:
         """What is said in one part of the recording.
@@ -212,10 +187,22 @@ class StageWork:
     def audio(self) -> Audio:
         """The decoded recording; decoded at the first call."""
         if self._audio is None:
+            path = self._fetched()
             with self.clock.stage("decode"):
-                self._audio = self.context.decode(self.job)
+                self._audio = self.context.decode(path, self.recording)
             self._length_s = self._audio.duration_s
         return self._audio
+
+    def _fetched(self) -> Path:
+        """The recording's file; one that is remote is fetched at the first call."""
+        if self._path is None:
+            remote = urls.is_remote(self.job.asset.uri)
+            with self.clock.stage("fetch") if remote else nullcontext():
+                self._path = self.recording.path(
+                    self._tell_fetch, lambda: self.context.go_on(self.job)
+                )
+            self.job = dataclasses.replace(self.job, source=self.recording.source)
+        return self._path
 
     def _transcribe(self) -> Transcribed:
         recognizer = self._recognizer(self.job.decoding)
@@ -234,8 +221,9 @@ class StageWork:
         from audio_batch.engines.silero import probabilities
 
         recognizer = self._recognizer(decoding)
+        path = self._fetched()
         with self.clock.stage("decode"):
-            audio = self.context.decode(self.job, part.span)
+            audio = self.context.decode(path, self.recording, part.span)
         rate_hz, first = audio.sample_rate_hz, audio.first_sample
         total = round(audio.duration_s * rate_hz)
         with self.context.cpu:
@@ -370,6 +358,24 @@ class StageWork:
             waiting=lambda: self._tell(stage, WAITING, 0.0),
             entered=lambda: self._tell(stage, "", 0.0),
             gone=lambda: self.context.given_up(self.job),
+        )
+
+    def _tell_fetch(self, share: float | None) -> None:
+        """Tell how much of the recording is here, now and then."""
+        self.context.go_on(self.job)
+        if time.monotonic() < self._told_at_s + _FETCH_BEAT_S and share != 1.0:
+            return
+        self._told_at_s = time.monotonic()
+        self.context.progress(
+            AssetProgress(
+                asset_id=self.job.asset.id,
+                device=self.job.device,
+                stage="fetch",
+                share=share or 0.0,
+                asset_share=0.0,
+                duration_s=self._length_s,
+                part=self.job.share,
+            )
         )
 
     def _tell(self, stage: Stage, step: str, share: float) -> None:

@@ -19,8 +19,9 @@ def declared_duration_s(asset: Asset) -> float | None:
         return None
 
 
-_MOST = 1000
-"""Headers that are read at most."""
+MOST = 1000
+"""Headers that are read at most: of many a sample tells their mean well enough, and leaves the disk
+to the work."""
 
 
 class Survey:
@@ -29,13 +30,17 @@ class Survey:
     `total_s` may be asked from any thread at any time. It never delays the first asset.
     """
 
-    def __init__(self, assets: Sequence[Asset]) -> None:
-        known = [asset.duration_s for asset in assets if asset.duration_s is not None]
-        unknown = [asset for asset in assets if asset.duration_s is None]
-        # Of many a sample tells their mean well enough, and leaves the disk to the work.
-        self._unknown = unknown[:: -(-len(unknown) // _MOST) or 1]
-        self._count = len(assets)
-        self._found = (sum(known), len(known))  # replaced whole, so that readers need no lock
+    def __init__(self, count: int, known_s: float, known: int, unknown: Sequence[Asset]) -> None:
+        """Take down what the manifest says.
+
+        Args:
+            count: recordings in all.
+            known_s: seconds of the `known` ones of them together.
+            unknown: a sample of the others, at most `MOST`.
+        """
+        self._unknown = unknown
+        self._count = count
+        self._found = (known_s, known)  # replaced whole, so that readers need no lock
         self._stopping = threading.Event()
 
     def start(self) -> None:

@@ -61,7 +61,10 @@ _SECRET_NAME = (
     r"[\w-]*(?:token|secret|password|passwd|pwd|credentials?|signature"
     r"|(?:api|access|account|secret|private|shared)[_-]?(?:access[_-]?)?key(?:[_-]id)?)"
 )
-_SECRET_QUERY = rf"AWSAccessKeyId|GoogleAccessId|X-[a-z]+-Credential|sig|key|auth|{_SECRET_NAME}"
+_SECRET_QUERY = (
+    r"AWSAccessKeyId|GoogleAccessId|X-[a-z]+-Credential|Key-Pair-Id|sig|key|auth|hmac|jwt|hdn[a-z]+|"
+    + _SECRET_NAME
+)
 _SECRETS = (
     re.compile(r"(?P<keep>-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(?=-----END|\Z)", re.S),
     # Hugging Face tokens have 34 characters after hf_; `hf_transfer` and its like are no tokens

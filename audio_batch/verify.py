@@ -9,17 +9,18 @@ that goes on with it trusts nothing without its hash.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import sqlite3
-import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from audio_batch.errors import AssetError, SetupError
+from audio_batch.errors import SetupError
 from audio_batch.journal import Journal, JournalEntry
 from audio_batch.outcome import Stage, State
-from audio_batch.storage import STATE_FOLDER, OutputFolder, PublishedFile, contained
+from audio_batch.output_folder import OutputFolder
+from audio_batch.outputs import OTHER_BYTES, LocalOutputs, Outputs
+from audio_batch.storage import PublishedFile
 from audio_batch.voices.folder import settle
 
 _UNFINISHED = (State.RUNNING, State.INTERRUPTED)
@@ -33,7 +34,8 @@ _REQUEUED = "Its outputs were damaged or missing."
 class Damage:
     """A file that is not what the journal says. `stage` is None for an output.
 
-    `path` is relative to the output folder, `problem` a phrase that follows it in a sentence.
+    `path` is relative to the output folder where it lies in it; `problem` is a phrase that follows
+    it in a sentence.
     """
 
     asset_id: str
@@ -94,7 +96,7 @@ def check_journal(path: Path) -> None:
         raise SetupError(
             f"The journal {path} cannot be used: the file is damaged ({'; '.join(found)}).",
             remedy="Your outputs are untouched. Move the journal away and run it again: "
-            "everything is then done anew.",
+            "what is done is then taken over from the published JSON.",
         )
 
 
@@ -102,32 +104,48 @@ def verify(folder: OutputFolder, journal: Journal) -> Verification:
     """Read every file that the journal has and compare; to be called with the folder's lock held.
 
     Raises:
-        SetupError: the journal cannot be used.
+        SetupError: the journal cannot be used, or the store does not answer.
     """
     settle(folder.root, journal)
     entries = list(journal.entries())
     stages = journal.stages()
-    check = _Check(folder.root)
-    sound = {}
+    finished = [entry for entry in entries if entry.state not in _UNFINISHED]
     waiting = tuple(entry.asset_id for entry in entries if _waits(entry))
-    for entry in entries:
-        if entry.state in _UNFINISHED:
-            continue
-        whole = check.outputs(entry)
+    outputs = _Look(folder.place.open())
+    kept = _Look(LocalOutputs(folder.state))
+    sound = {}
+    damages = []
+    faults = outputs.faults([output for entry in finished for output in entry.outputs])
+    for entry in finished:
+        problems = [(output, next(faults)) for output in entry.outputs]
+        whole = tuple(output for output, problem in problems if problem is None)
         if len(whole) < len(entry.outputs):
             sound[entry.asset_id] = whole
-        for stage, record in stages.get(entry.asset_id, {}).items():
-            if record.fingerprint:  # one without is of no use any more, and known to be
-                check.kept(entry.asset_id, stage, record.file)
+        damages += [
+            Damage(entry.asset_id, output.format, output.path, problem)
+            for output, problem in problems
+            if problem is not None
+        ]
+        records = [
+            (stage, record.file)
+            for stage, record in stages.get(entry.asset_id, {}).items()
+            if record.fingerprint  # one without is of no use any more, and known to be
+        ]
+        for (stage, file), problem in zip(
+            records, kept.faults([file for _, file in records]), strict=True
+        ):
+            if problem is not None:
+                path = _shown(folder, folder.state / file.path)
+                damages.append(Damage(entry.asset_id, file.format, path, problem, stage))
     return Verification(
-        outputs=check.output_count,
-        stages=check.stage_count,
-        size_bytes=check.size_bytes,
-        unfinished=sum(entry.state in _UNFINISHED for entry in entries) - len(waiting),
+        outputs=outputs.count,
+        stages=kept.count,
+        size_bytes=outputs.size_bytes + kept.size_bytes,
+        unfinished=len(entries) - len(finished) - len(waiting),
         waiting=waiting,
-        damages=tuple(check.damages),
+        damages=tuple(damages),
         sound=sound,
-        leftovers=tuple(_relative(folder.root, folder.leftovers())),
+        leftovers=tuple(sorted(_shown(folder, path) for path in folder.leftovers())),
     )
 
 
@@ -136,54 +154,35 @@ def _waits(entry: JournalEntry) -> bool:
     return entry.state is State.INTERRUPTED and entry.error_text == _REQUEUED
 
 
-def _relative(root: Path, paths: Iterable[Path]) -> list[str]:
-    return sorted(path.relative_to(root).as_posix() for path in paths)
+def _shown(folder: OutputFolder, path: Path) -> str:
+    within = path.is_relative_to(folder.root)
+    return path.relative_to(folder.root).as_posix() if within else str(path)
 
 
-class _Check:
-    """Counts what it reads, and gathers what is not as it should be."""
+class _Look:
+    """Reads files of one place, and counts what it reads."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self.damages: list[Damage] = []
-        self.output_count = self.stage_count = self.size_bytes = 0
+    def __init__(self, place: Outputs) -> None:
+        self._place = place
+        self.count = self.size_bytes = 0
 
-    def outputs(self, entry: JournalEntry) -> tuple[PublishedFile, ...]:
-        """Look at an asset's outputs; return those that are sound."""
-        sound = []
-        for output in entry.outputs:
-            self.output_count += 1
-            problem = self._problem(self._root, output)
-            if problem is None:
-                sound.append(output)
-            else:
-                self.damages.append(Damage(entry.asset_id, output.format, output.path, problem))
-        return tuple(sound)
+    def faults(self, files: Sequence[PublishedFile]) -> Iterator[str | None]:
+        """What is wrong with each, or None, in order.
 
-    def kept(self, asset_id: str, stage: Stage, file: PublishedFile) -> None:
-        """Look at a stage's result."""
-        self.stage_count += 1
-        problem = self._problem(self._root / STATE_FOLDER, file)
-        if problem is not None:
-            path = f"{STATE_FOLDER}/{file.path}"
-            self.damages.append(Damage(asset_id, file.format, path, problem, stage))
+        Raises:
+            SetupError: see `Outputs.fault`.
+        """
+        if self._place.at_once == 1:
+            yield from self._counted(files, map(self._place.fault, files))
+            return
+        with ThreadPoolExecutor(self._place.at_once, "Verification") as threads:
+            yield from self._counted(files, threads.map(self._place.fault, files))
 
-    def _problem(self, base: Path, file: PublishedFile) -> str | None:
-        """What is wrong with a file, or None."""
-        try:
-            path = contained(base, PurePosixPath(file.path))
-            status = path.stat()
-            if not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for ever
-                return "is not a file any more"
-            if status.st_size != file.size_bytes:
-                return f"has {status.st_size} bytes instead of {file.size_bytes}"
-            with path.open("rb") as opened:
-                digest = hashlib.file_digest(opened, "sha256").hexdigest()
-        except FileNotFoundError:
-            return "is missing"
-        except AssetError as error:
-            return f"cannot be read: {error.message}"
-        except (OSError, ValueError) as error:
-            return f"cannot be read: {getattr(error, 'strerror', None) or error}"
-        self.size_bytes += status.st_size
-        return None if digest == file.sha256 else "has other bytes than were written"
+    def _counted(
+        self, files: Sequence[PublishedFile], faults: Iterable[str | None]
+    ) -> Iterator[str | None]:
+        for file, fault in zip(files, faults, strict=True):
+            self.count += 1
+            if fault in (None, OTHER_BYTES):
+                self.size_bytes += file.size_bytes
+            yield fault

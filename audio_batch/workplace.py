@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +14,10 @@ from audio_batch.lineup import Lineup
 from audio_batch.media import MediaLimits, decode
 from audio_batch.options import RunOptions
 from audio_batch.outcome import Outcome
+from audio_batch.outputs import OutputPlace
 from audio_batch.pipeline import Context, Job, Models, process
 from audio_batch.pools.base import Work
+from audio_batch.remote.inputs import InputPlace
 from audio_batch.tell import Tell
 from audio_batch.voices.known import KnownVoices, know
 from audio_batch.voices.memory import Memory
@@ -28,16 +30,21 @@ if TYPE_CHECKING:
 class Recipe:
     """A run as plain values, ready to cross a process border.
 
+    Recordings come from `inputs`, outputs go to `place`, the results of stages into the local
+    folder `state`.
+
     `remembered`, `given`, `people` and `threshold` are what is known of voices; see `know`.
     """
 
-    root: Path
+    place: OutputPlace
+    state: Path
     options: RunOptions
     lineup: Lineup
     remembered: Memory
     given: Mapping[str, str]
     people: Enrolment | None
     threshold: float | None
+    inputs: InputPlace = field(default_factory=InputPlace)
 
     @property
     def limits(self) -> MediaLimits:
@@ -64,7 +71,9 @@ class Recipe:
     ) -> Work:
         """The pipeline with everything bound to it."""
         context = Context(
-            root=self.root,
+            inputs=self.inputs.opened(),
+            outputs=self.place.open(),
+            state=self.state,
             options=self.options,
             model_name=self.lineup.model.name,
             model_identity=self.lineup.model.identity,

@@ -42,7 +42,7 @@ from shim import entries  # noqa: E402
 from audio_batch.errors import SetupError  # noqa: E402
 from audio_batch.journal import Journal  # noqa: E402
 from audio_batch.outcome import State  # noqa: E402
-from audio_batch.storage import OutputFolder  # noqa: E402
+from audio_batch.output_folder import OutputFolder  # noqa: E402
 from audio_batch.verify import Verification, check_journal, verify  # noqa: E402
 
 _PATIENCE_S = 300.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,10 @@ from pathlib import Path
 import pytest
 import stub_nvml
 from program import SHARED, Answer, command, environment
+from shipped import ended
+from stores.moto_process import MotoServer
+from stores.s3 import S3
+from stores.servers import WebServer
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Two workers on two cores, each with a thread for every core, are in each other's way.
@@ -63,3 +68,45 @@ def children() -> Iterator[list[subprocess.Popen[str]]]:
             process.kill()
         if process.stdout is not None and not process.stdout.closed:
             process.communicate()
+
+
+@pytest.fixture(scope="session")
+def moto_server() -> Iterator[MotoServer]:
+    """An S3 (and STS) service as a process of its own."""
+    pytest.importorskip("moto", reason="the S3 service of the tests is not installed")
+    with MotoServer() as moto:
+        yield moto
+
+
+@pytest.fixture
+def s3(moto_server: MotoServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
+    """An empty bucket behind a proxy that can misbehave; this process has the keys to it."""
+    store = S3.begin(moto_server)
+    for name in ("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in store.environment.items():
+        monkeypatch.setenv(name, value)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[WebServer]:
+    """A web server of the folder `web` in `tmp_path`."""
+    folder = tmp_path / "web"
+    folder.mkdir()
+    with WebServer(folder) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def wine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """An environment with a Wine of its own; no Windows, but another's reading of batch files."""
+    if shutil.which("wine") is None:
+        pytest.skip("needs Wine: how cmd reads what is written for it is not tested without")
+    prefix = tmp_path_factory.mktemp("wine")
+    env = environment(WINEPREFIX=str(prefix), WINEDEBUG="-all", WINEDLLOVERRIDES="mscoree=;mshtml=")
+    if ended(["wine", "cmd", "/c", "ver"], prefix, env).code != 0:
+        pytest.skip("Wine does not start here")
+    yield env
+    ended(["wineserver", "-k"], prefix, env)

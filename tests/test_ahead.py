@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from audio_batch.ahead import MOST, Ahead
+from audio_batch.ahead import MOST, MOST_FREE, Ahead
 from audio_batch.gates import Gates
 from audio_batch.lengths import Lengths
 from audio_batch.manifest import Asset
@@ -41,7 +41,8 @@ def test_what_takes_no_time_is_read_ahead_for_the_time_of_a_commit() -> None:
     assert ahead.room("cpu", 1, short(1)) == 1  # nothing is known of it
     assert ahead.room("cpu", 1, short(1), each_s=0.01) == 25
     assert ahead.room("cpu", 1, short(1), each_s=60.0) == 1
-    assert ahead.room("cpu", 1, short(1), each_s=0.0) == MOST
+    assert ahead.room("cpu", 1, short(1), each_s=0.002) == MOST
+    assert ahead.room("cpu", 4, short(4), each_s=0.0) == MOST_FREE
 
 
 @pytest.mark.parametrize(("asked", "flying", "room"), [(0, 2, 0), (3, 2, 3), (3, 4, 1), (3, 5, 0)])

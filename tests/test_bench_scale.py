@@ -59,6 +59,25 @@ def test_what_many_assets_and_a_long_one_cost(tmp_path: Path) -> None:
     assert list(work.iterdir()) == []
 
 
+def test_the_pace_of_the_program_itself(tmp_path: Path) -> None:
+    given = ["scale", "--counts", "40", "--nothing-published", "--json"]
+    given += ["-o", str(tmp_path / "results"), "--work-dir", str(tmp_path / "work")]
+    answer = CliRunner().invoke(app, given, standalone_mode=False)
+    if answer.exception is not None:
+        raise answer.exception
+    assert answer.return_value == 0
+    report: dict[str, Any] = json.loads(answer.stdout)
+    assert report["counts"] == report["lengths"] == []
+    (cost,) = report["unpublished"]
+    assert (cost["assets"], cost["done"], cost["exit_code"]) == (40, 40, 0)
+    assert cost["assets_per_s"] > cost["overall_per_s"] > 0
+    assert 0 < cost["first_task_s"] < cost["wall_s"]
+    assert cost["resume_s"] > 0 and cost["status_s"] > 0
+    assert min(cost["peak_rss_bytes"], cost["resume_peak_rss_bytes"]) > 10_000_000
+    assert cost["journal_bytes"] > 0
+    assert list((tmp_path / "work").iterdir()) == []
+
+
 def test_a_clip_comes_again_and_again_in_silence(tmp_path: Path) -> None:
     clip = np.arange(1, 1601, dtype="<i2")
     path = write_wav(tmp_path / "a.wav", 2.05, clip.tobytes(), every_s=1.0)

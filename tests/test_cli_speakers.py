@@ -15,7 +15,7 @@ from voice_folders import add_run, content, speakers, transcript, voices
 
 from audio_batch.cli.speakers import app
 from audio_batch.errors import ExitCode, LockedError, UsageError
-from audio_batch.storage import OutputFolder
+from audio_batch.output_folder import OutputFolder
 
 
 def run(*arguments: object) -> Result:

@@ -294,10 +294,12 @@ _BEFORE_3 = (
     "ALTER TABLE assets DROP COLUMN suspicions",
     "ALTER TABLE assets DROP COLUMN redone",
 )
+_BEFORE_4 = ("DROP INDEX attempts_running", "DROP TABLE parts")
 OLDER = {
-    1: ("DROP TABLE stages", "ALTER TABLE assets DROP COLUMN missing", *_BEFORE_3),
-    2: _BEFORE_3,
-    3: (),
+    1: ("DROP TABLE stages", "ALTER TABLE assets DROP COLUMN missing", *_BEFORE_3, *_BEFORE_4),
+    2: (*_BEFORE_3, *_BEFORE_4),
+    3: _BEFORE_4,
+    4: (),
 }
 
 
@@ -310,10 +312,10 @@ def test_an_older_journal_is_read_as_it_is_and_brought_up_by_a_run(
     journal.finish(done())
     journal.close()
     with sqlite3.connect(path) as db:
+        db.execute("DROP INDEX assets_suspect")
+        db.execute("DROP INDEX assets_noted")
         for statement in OLDER[version]:
             db.execute(statement)
-        db.execute("DROP INDEX attempts_running")
-        db.execute("DROP TABLE parts")
         db.execute("UPDATE meta SET value = ? WHERE key = 'schema_version'", (str(version),))
     before = path.read_bytes()
     assert only(Journal(path, read_only=True)) == (State.DONE, (), 0)
@@ -334,6 +336,16 @@ def test_the_end_of_an_attempt_does_not_read_all_attempts(path: Path) -> None:
             " WHERE asset_id = 'a' AND state = 'running'"
         ).fetchall()
     assert "USING INDEX attempts_running" in steps[0][3]
+
+
+@pytest.mark.parametrize("column", ["suspicions", "notes"])
+def test_the_few_of_a_million_are_found_without_reading_all(path: Path, column: str) -> None:
+    opened(path).close()
+    with sqlite3.connect(path) as db:
+        steps = db.execute(
+            f"EXPLAIN QUERY PLAN SELECT asset_id FROM assets WHERE {column} != '[]'"
+        ).fetchall()
+    assert "USING INDEX assets_" in steps[0][3] or "COVERING INDEX assets_" in steps[0][3]
 
 
 def states(path: Path) -> dict[str, State]:

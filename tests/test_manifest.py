@@ -313,7 +313,7 @@ def test_missing_files(folder: Path) -> None:
 
 
 def test_only_wanted_assets_need_their_files(folder: Path) -> None:
-    entries = [ONE, {"id": "b", "path": "gone.wav"}, {"id": "c", "path": "s3://bucket/x"}]
+    entries = [ONE, {"id": "b", "path": "gone.wav"}, {"id": "c", "path": "ftp://host/x"}]
     manifest = loaded(folder, entries, wanted=lambda asset: asset.id == "a")
     assert [a.path for a in manifest.assets] == [folder / "x.wav", None, None]
     assert len(problems(folder, entries)) == 2
@@ -411,7 +411,8 @@ def test_all_problems_of_json_lines(folder: Path) -> None:
         (b'[{"path": "x.wav", "num_speakers": 1, "min_speakers": 2}]', "below min_speakers 2"),
         (b'[{"path": "x.wav", "num_speakers": 3, "max_speakers": 2}]', "above max_speakers 2"),
         (b'[{"path": "x.wav"}, {"path": "./x.wav"}]', "the same recording is already at line 1"),
-        (b'[{"path": "http://example.org/x.wav"}]', "http:// is not supported by this version"),
+        (b'[{"path": "http://example.org/x.wav"}]', "http://example.org/x.wav is on the web"),
+        (b'[{"path": "ftp://example.org/x.wav"}]', "ftp:// is not supported"),
     ],
 )
 def test_one_problem(folder: Path, content: bytes, expected: str) -> None:

@@ -63,8 +63,13 @@ def asset(asset_id: str, **fields: Any) -> Asset:
     )
 
 
+def names_of(template: str | None, assets: list[Asset]) -> dict[str, PurePosixPath]:
+    names = OutputNamer(template).over(assets)
+    return {one.id: PurePosixPath(names.at(n, one.id)) for n, one in enumerate(assets)}
+
+
 def name(template: str | None, **fields: Any) -> str:
-    return str(OutputNamer(template).names([asset("the-id", **fields)])["the-id"])
+    return str(names_of(template, [asset("the-id", **fields)])["the-id"])
 
 
 def as_windows_sees_it(path: PurePosixPath) -> str:
@@ -223,14 +228,14 @@ def test_templates_that_are_refused(template: str) -> None:
 
 def test_a_long_name_is_cut_and_stays_its_own() -> None:
     assets = [asset(str(n), name="é" * 200 + str(n)) for n in range(2)]
-    names = OutputNamer("{name}").names(assets)
+    names = names_of("{name}", assets)
     assert len(set(names.values())) == 2
     assert all(90 < len(n.name.encode()) <= 100 for n in names.values())
 
 
 def test_all_that_clash_are_told_apart_by_their_ids() -> None:
     assets = [asset("1"), asset("2", name="LECTURE"), asset("3", name="Lecture 3"), asset("4")]
-    names = {i: str(n) for i, n in OutputNamer("{name}").names(assets).items()}
+    names = {i: str(n) for i, n in names_of("{name}", assets).items()}
     assert names["3"] == "Lecture 3"
     assert names["1"] == "Lecture--6b86b273ff34"
     assert names["2"] == "LECTURE--d4735e3a265e"
@@ -244,7 +249,7 @@ def test_a_name_that_looks_like_anothers_told_apart() -> None:
         *(asset("1"), asset("2"), asset("3", name=first), asset("4", name=longest)),
         asset("5", name=first.upper()),
     ]
-    names = OutputNamer("{name}").names(assets)
+    names = names_of("{name}", assets)
     assert len({as_windows_sees_it(n) for n in names.values()}) == len(assets)
 
 
@@ -264,7 +269,7 @@ def test_names_are_unique_contained_and_stable(
         asset(i, position=n, name=text, folder_path=f"{a}/{b}", a=a, b=b)
         for n, (i, text, a, b) in enumerate(rows)
     ]
-    names = OutputNamer(template).names(assets)
+    names = names_of(template, assets)
     assert list(names) == [a.id for a in assets]
     seen = {as_windows_sees_it(path) for path in names.values()}
     assert len(seen) == len(assets)
@@ -275,14 +280,14 @@ def test_names_are_unique_contained_and_stable(
         for suffix in (".json", ".srt", ".vtt"):
             assert as_windows_sees_it(path) + suffix not in folders
     shuffled.shuffle(assets)
-    assert OutputNamer(template).names(assets) == names
+    assert names_of(template, assets) == names
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(TEXT, min_size=2, max_size=6, unique=True))
 def test_real_files(tmp_path_factory: pytest.TempPathFactory, ids: list[str]) -> None:
     root: Path = tmp_path_factory.mktemp("out")
-    names = OutputNamer("{a}/{name}").names([asset(i, name=i, a=i) for i in ids])
+    names = names_of("{a}/{name}", [asset(i, name=i, a=i) for i in ids])
     for asset_id, relative in names.items():
         target = root / f"{relative}.json"
         target.parent.mkdir(parents=True, exist_ok=True)

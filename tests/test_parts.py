@@ -34,10 +34,11 @@ from audio_batch.manifest import Asset
 from audio_batch.media import MediaLimits, decode
 from audio_batch.options import DecodingOptions, RunOptions, SpeakerLimits, resolve_decoding
 from audio_batch.outcome import Outcome, Stage, StageRecord, State
+from audio_batch.outputs import LocalOutputs
 from audio_batch.parts import Part, join, middle_of_pause, split
 from audio_batch.pipeline import Context, Job, process, source_identity
 from audio_batch.stages import Transcribed
-from audio_batch.storage import PublishedFile
+from audio_batch.storage import STATE_FOLDER, PublishedFile
 from audio_batch.transcript import Segment, Speaker, Turn, Word
 
 RATE_HZ = 16_000
@@ -256,6 +257,7 @@ class Bench:
             "formats": ("json",),
             "output_name": "a",
             "source": source_identity(self.path),
+            "rendering": "r",
             "fingerprint": "f",
             "device": "cpu",
             "attempt": 1,
@@ -281,7 +283,8 @@ class Bench:
                 return bench.recognizer
 
         context = Context(
-            root=self.root,
+            outputs=LocalOutputs(self.root),
+            state=self.root / STATE_FOLDER,
             options=RunOptions(model="m", engine="e", decoding=self.decoding, damaged=self.damaged),
             model_name="m",
             model_identity="i",

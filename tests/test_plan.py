@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from audio_batch.journal import JournalEntry
 from audio_batch.manifest import Asset
 from audio_batch.options import TEMPERATURE_LADDER, DecodingOptions, RunOptions, WantedStages
 from audio_batch.outcome import Outcome, Stage, StageRecord, State
-from audio_batch.plan import Action, Planned, due_for_redo, plan, redo_of, safer
-from audio_batch.storage import PublishedFile
+from audio_batch.plan import Action, Planned, due_for_redo, intact, plan, redo_of, safer
+from audio_batch.storage import STATE_FOLDER, PublishedFile
 
 OPTIONS = RunOptions(model="m", engine="null", decoding=DecodingOptions(), formats=("json", "txt"))
 ASSET = Asset(id="a", uri="a.wav", path=Path("a.wav"), name="a", position=0)
@@ -62,7 +63,8 @@ def action(
         options,
         wanted=WantedStages("id"),
         output_names={"a": name},
-        root=root,
+        state=root / STATE_FOLDER,
+        stands=partial(intact, root=root),
         source_identity=lambda _: source,
     )
     assert planned.fresh == (
@@ -142,7 +144,10 @@ def test_what_failed_is_left_until_asked_for_or_changed(tmp_path: Path, state: S
     assert action(tmp_path, row, source="2:2") is Action.PROCESS
 
 
-PASSING = ("output", "disk_full", "out_of_memory", "device", "timeout", "input_unreadable")
+PASSING = (
+    *("output", "disk_full", "out_of_memory", "device", "timeout", "input_unreadable"),
+    *("input_forbidden", "network"),
+)
 
 
 @pytest.mark.parametrize("kind", ErrorKind)
@@ -169,7 +174,8 @@ def test_what_may_cost_as_much_again_comes_last(tmp_path: Path, kind: ErrorKind)
         OPTIONS,
         wanted=WantedStages("id"),
         output_names={"a": "a", "b": "b"},
-        root=tmp_path,
+        state=tmp_path / STATE_FOLDER,
+        stands=partial(intact, root=tmp_path),
         source_identity=lambda _: "1:1",
     )
     assert [(item.asset.id, item.fresh) for item in planned] == [("b", False), ("a", True)]
@@ -202,7 +208,8 @@ def test_what_the_program_died_of_is_a_suspect_that_comes_last(
         OPTIONS,
         wanted=WantedStages("id"),
         output_names={"a": "a", "b": "b", "c": "c"},
-        root=tmp_path,
+        state=tmp_path / STATE_FOLDER,
+        stands=partial(intact, root=tmp_path),
         source_identity=lambda _: "1:1",
     )
     assert [(item.asset.id, item.suspect) for item in items] == [
@@ -223,7 +230,8 @@ def test_limits_that_refuse_recordings_touch_only_what_they_refused(tmp_path: Pa
         higher,
         wanted=WantedStages("id"),
         output_names={"a": "a"},
-        root=tmp_path,
+        state=tmp_path / STATE_FOLDER,
+        stands=partial(intact, root=tmp_path),
         source_identity=lambda _: "1:1",
     )
     assert planned.action is Action.PROCESS
@@ -246,7 +254,8 @@ def test_a_failed_rendering_is_rendered_again_when_asked_for(tmp_path: Path) -> 
         again,
         wanted=WantedStages("id"),
         output_names={"a": "a"},
-        root=tmp_path,
+        state=tmp_path / STATE_FOLDER,
+        stands=partial(intact, root=tmp_path),
         source_identity=lambda _: "1:1",
     )
     assert (planned.action, planned.fresh) == (Action.RENDER, True)
@@ -268,7 +277,8 @@ def planned_for(root: Path, row: JournalEntry | None, options: RunOptions = REDO
         options,
         wanted=WantedStages("id"),
         output_names={"a": "a"},
-        root=root,
+        state=root / STATE_FOLDER,
+        stands=partial(intact, root=root),
         source_identity=lambda _: "1:1",
     )
     return planned

@@ -24,6 +24,7 @@ from audio_batch.formats import FORMATS
 from audio_batch.gpu.devices import CPU, Device
 from audio_batch.ladder import Rung
 from audio_batch.manifest import Asset, Manifest, load
+from audio_batch.output_folder import OutputFolder
 from audio_batch.preflight import Check, Finding, PreflightRequest, before_run, checks
 from audio_batch.preflight.cuda_libraries import CudaReport
 from audio_batch.preflight.cuda_program import named_libraries
@@ -32,7 +33,6 @@ from audio_batch.preflight.runner import ALL
 from audio_batch.preflight.servers import Servers, within
 from audio_batch.preflight.work import BYTES_PER_ASSET, BYTES_PER_HOUR, estimated_bytes
 from audio_batch.remembered import Key, Remembered
-from audio_batch.storage import OutputFolder
 
 CANARY = "hf_" + "cAnArY0123456789" * 2 + "xy"
 PROGRAM = """

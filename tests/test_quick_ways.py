@@ -36,7 +36,7 @@ def test_ordinary_names_are_valid_everywhere() -> None:
 
 
 def test_ordinary_ids_are_ids() -> None:
-    ordinary = [text for text in made_up() if manifest_entry._ORDINARY_ID.fullmatch(text)]
+    ordinary = [text for text in made_up() if manifest_entry.ORDINARY_ID.fullmatch(text)]
     assert len(ordinary) > 500
     for text in ordinary:
         assert not re.search(manifest_entry._ESCAPES, text)
@@ -72,17 +72,18 @@ def test_what_is_surely_sound_has_no_faults(value: object) -> None:
 
 def test_almost_every_entry_is_surely_sound() -> None:
     assert manifest_text.is_surely_sound({"id": "a", "path": "a.wav", "duration_s": 1.5, "n": None})
-    repeated = manifest_text._parsed('{"id": "a", "id": "b"}')
+    repeated = manifest_text.parsed('{"id": "a", "id": "b"}')
     assert not manifest_text.is_surely_sound(repeated)
-    assert not manifest_text.is_surely_sound({"id": manifest_text._parsed("NaN")})
+    assert not manifest_text.is_surely_sound({"id": manifest_text.parsed("NaN")})
 
 
-def test_names_as_texts_and_which_are_told_apart() -> None:
+def test_which_names_are_told_apart() -> None:
     ids = ("a", "A", "b", "summary", "c/d")
     assets = [Asset(id_, "x.wav", None, "x", n) for n, id_ in enumerate(ids)]
     namer = OutputNamer()
-    texts, taken = namer.texts(assets), [PurePosixPath("b")]
-    assert {id_: path.as_posix() for id_, path in namer.names(assets).items()} == texts
-    assert namer.told_apart(assets, texts) == [texts["a"], texts["A"]]
-    beside = namer.texts(assets, taken=taken)
-    assert namer.told_apart(assets, beside) == [beside["a"], beside["A"], beside["b"]]
+    names = namer.over(assets)
+    assert names.told_apart() == [names.at(0, "a"), names.at(1, "A")]
+    assert names.at(0, "a").startswith("a--")
+    beside = namer.over(assets, taken=[PurePosixPath("b")])
+    assert beside.told_apart() == [beside.at(0, "a"), beside.at(1, "A"), beside.at(2, "b")]
+    assert names.at(2, "b") == "b"

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +23,21 @@ from audio_batch.manifest import Asset
 from audio_batch.media import MediaLimits
 from audio_batch.options import DecodingOptions, RunOptions, SpeakerLimits, WantedStages
 from audio_batch.outcome import Outcome, Stage, StageRecord, State
+from audio_batch.output_folder import OutputFolder
+from audio_batch.outputs import LocalOutputs
 from audio_batch.parts import Part
 from audio_batch.pipeline import Context, process, source_identity
 from audio_batch.plan import (
     Action,
     Planned,
     due_for_redo,
+    intact,
     plan,
     redo_of,
     safer,
     stands_all_the_same,
 )
-from audio_batch.storage import OutputFolder, PublishedFile
+from audio_batch.storage import STATE_FOLDER, PublishedFile
 from audio_batch.transcript import Segment, Speaker, Transcript, Turn, Word
 
 OPTIONS = RunOptions(model="m", engine="null", decoding=DecodingOptions(language="en"))
@@ -115,7 +119,8 @@ class Nights:
             wanted=WantedStages("w1", diarizer="d1"),
             stages=journal.stages(),
             output_names={"a": "a"},
-            root=folder.root,
+            state=folder.root / STATE_FOLDER,
+            stands=partial(intact, root=folder.root),
             source_identity=source_identity,
         )
         journal.close()
@@ -129,7 +134,8 @@ class Nights:
         )
         run_id, outcomes = journal.begin_run(version="0", request={}), []
         context = Context(
-            root=self.root / "out",
+            outputs=LocalOutputs(self.root / "out"),
+            state=(self.root / "out") / STATE_FOLDER,
             options=options,
             model_name="m",
             model_identity="w1",

@@ -16,6 +16,7 @@ from loaders import Loading
 
 from audio_batch import events
 from audio_batch.errors import DeviceError, ErrorKind, SetupError
+from audio_batch.feeding import ListFeed
 from audio_batch.gpu.balancer import Balancer
 from audio_batch.gpu.devices import CPU, Device
 from audio_batch.gpu.fake import FakeProbe, fake_gpu
@@ -118,7 +119,7 @@ class House:
             )
             if during is not None:
                 threading.Thread(target=during, args=(self.runner,), daemon=True).start()
-            return self.runner.run(planned(count) if todo is None else todo)
+            return self.runner.run(ListFeed(planned(count) if todo is None else todo))
         finally:
             journal.close()
 

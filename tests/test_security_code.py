@@ -225,6 +225,28 @@ def test_a_found_configuration_can_have_no_code_run(cli: Cli, night: Path, setti
     assert not (night / "ran").exists()
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        'results-db = "postgresql://example.org/${HF_TOKEN}"',
+        's3-endpoint = "http://example.org"',
+        'ray-address = "ray://example.org:10001"',
+        "allow-http = true",
+        "allow-private-addresses = true",
+        'aws-profile = "production"',
+        'output-dir = "s3://example/out"',
+    ],
+)
+def test_a_found_configuration_reaches_no_other_machine(
+    cli: Cli, night: Path, setting: str
+) -> None:
+    (night / "audio-batch.toml").write_text(setting + "\n")
+    answer = cli(*RUN)
+    assert answer.code == 2
+    assert setting.partition(" ")[0] in answer.err
+    assert "--config audio-batch.toml" in answer.err
+
+
 def test_a_configuration_that_is_found_is_told(cli: Cli, night: Path) -> None:
     settings = 'diarize-model = "demo"\nlog-file = "logs/x.log"\noutput-dir = "/nowhere"\n'
     (night / "audio-batch.toml").write_text(settings)

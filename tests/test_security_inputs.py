@@ -56,19 +56,23 @@ def refused(path: Path, **options: Any) -> str:
 
 # --- addresses -------------------------------------------------------------------------------
 
-SCHEMES = ("http", "HTTPS", "ftp", "s3", "gs", "rtsp", "smb", "tcp", "hls+http", "crypto+file")
+SCHEMES = ("ftp", "rtsp", "smb", "tcp", "hls+http", "crypto+file")
+WEB, STORES = ("http", "HTTPS"), ("s3", "gs")
 
 
 def test_an_address_is_refused_by_name_and_nobody_is_asked(
     cli: Cli, tmp_path: Path, listener: int
 ) -> None:
-    addresses = [f"{scheme}://127.0.0.1:{listener}/a.wav" for scheme in SCHEMES]
+    named = (*SCHEMES, *WEB, *STORES)
+    addresses = [f"{scheme}://127.0.0.1:{listener}/a.wav" for scheme in named]
     manifest(tmp_path, *({"uri": address} for address in addresses))
     answer = cli("run", "manifest.json", "--engine", "null", "--allow-missing", "--yes")
     assert answer.code == 4
     for scheme in SCHEMES:
         assert f"{scheme.lower()}:// is not supported" in answer.err
-    assert "local files only" in answer.err
+    for scheme in WEB:
+        told = f"{scheme.lower()}://127.0.0.1:{listener}/a.wav is on the web; --allow-http"
+        assert told in answer.err
     assert _Listener.connections == []
 
 

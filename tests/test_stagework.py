@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from numpy.typing import NDArray
 from program import write_tone
 
 from audio_batch import events
+from audio_batch.attempts import StageClock
 from audio_batch.engines.base import Alignment, Diarization, Recognition, StepProgress
 from audio_batch.errors import AssetError, DeviceError, ErrorKind, SetupError
+from audio_batch.feeding import ListFeed
 from audio_batch.gpu.balancer import Balancer
 from audio_batch.gpu.devices import CPU
 from audio_batch.journal import Journal, JournalEntry
@@ -29,12 +32,13 @@ from audio_batch.manifest import Asset
 from audio_batch.media import MediaLimits
 from audio_batch.options import DecodingOptions, RunOptions, SpeakerLimits, WantedStages
 from audio_batch.outcome import RunResult, Stage, State
+from audio_batch.outputs import LocalOutputs
 from audio_batch.pipeline import Context, process, source_identity
-from audio_batch.plan import Action, Planned, plan
+from audio_batch.plan import Action, Planned, intact, plan
 from audio_batch.pools import SerialPool
 from audio_batch.runner import Runner
 from audio_batch.stages import path_of
-from audio_batch.stagework import StageClock
+from audio_batch.storage import STATE_FOLDER
 from audio_batch.tell import Tell
 from audio_batch.transcript import Segment, Speaker, Turn, Word
 
@@ -154,7 +158,8 @@ class House:
             wanted=wanted,
             stages=journal.stages(),
             output_names={asset.id: asset.id for asset in assets},
-            root=self.root / "out",
+            state=(self.root / "out") / STATE_FOLDER,
+            stands=partial(intact, root=self.root / "out"),
             source_identity=source_identity,
         )
         todo = [
@@ -165,7 +170,8 @@ class House:
 
         def pool(tell: Tell, _died: object) -> SerialPool:
             context = Context(
-                root=self.root / "out",
+                outputs=LocalOutputs(self.root / "out"),
+                state=(self.root / "out") / STATE_FOLDER,
                 options=options,
                 model_name="m",
                 model_identity=wanted.model,
@@ -191,7 +197,7 @@ class House:
             threading.Timer(stop_after_s, runner.stop.request, ("the test",)).start()
         try:
             journal.forgive(item.asset.id for item in todo if item.fresh)
-            return runner.run(todo)
+            return runner.run(ListFeed(todo))
         finally:
             journal.close()
 

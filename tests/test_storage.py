@@ -11,12 +11,13 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from audio_batch.errors import AssetError, ErrorKind, LockedError, SetupError
-from audio_batch.storage import TEMPORARY_PREFIX, OutputFolder, publish, write_atomic
+from audio_batch.output_folder import OutputFolder
+from audio_batch.storage import TEMPORARY_PREFIX, publish, write_atomic
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from audio_batch.storage import OutputFolder
+from audio_batch.output_folder import OutputFolder
 with OutputFolder(Path(sys.argv[1])).locked():
     print("held", flush=True)
     time.sleep(60)

@@ -27,7 +27,9 @@ from voice_folders import (
 
 from audio_batch.errors import SetupError, UsageError
 from audio_batch.journal import Journal
-from audio_batch.storage import OutputFolder
+from audio_batch.output_folder import OutputFolder
+from audio_batch.seal import opened
+from audio_batch.storage import STATE_FOLDER
 from audio_batch.transcript import Transcript
 from audio_batch.voices import memory, names
 from audio_batch.voices.folder import LinkReport, link_output, settle
@@ -67,12 +69,20 @@ def test_the_same_voice_has_the_same_id_everywhere(root: Path) -> None:
     }
 
 
+def test_what_is_written_anew_vouches_for_itself_again(root: Path) -> None:
+    linked(root)
+    for asset_id, outputs in journalled(root).items():
+        sealed = opened((root / f"{asset_id}.json").read_bytes())
+        assert sealed is not None
+        assert sealed.outputs == tuple(file for file in outputs if file.format != "json")
+
+
 def test_linking_again_changes_nothing(root: Path) -> None:
     linked(root)
     times = {path: path.stat().st_mtime_ns for path in root.rglob("*.*") if path.is_file()}
     again = linked(root)
     assert (again.changed, again.new) == ((), ())
-    memory_file, journal = memory.memory_path(root), OutputFolder(root).journal_path
+    memory_file, journal = memory.memory_path(root / STATE_FOLDER), OutputFolder(root).journal_path
     left = set(times) - {memory_file, journal}
     assert {path: path.stat().st_mtime_ns for path in left} == {p: times[p] for p in left}
 
@@ -81,7 +91,7 @@ def test_a_dry_run_says_it_all_and_writes_nothing(root: Path) -> None:
     before = content(root)
     report = linked(root, dry_run=True)
     assert content(root) == before
-    assert not memory.memory_path(root).exists()
+    assert not memory.memory_path(root / STATE_FOLDER).exists()
     real = linked(root)
     assert report == real
 
@@ -158,7 +168,7 @@ def test_ids_survive_a_recording_that_is_published_anew(root: Path) -> None:
     names.rename(root, "VOICE_0003", "Carol")
     add_run(root, [transcript("c", [2, 0])])
     assert voices(root, "c") == [None, None]
-    remembered = memory.recall(root)
+    remembered = memory.recall(root / STATE_FOLDER)
     again = remembered.applied(transcript("c", [2, 0]))
     assert [s.voice for s in again.speakers] == ["VOICE_0003", "VOICE_0001"]
     assert names.applied(again, names.load(root)).speakers[0].shown == "Carol"
@@ -170,7 +180,7 @@ def test_ids_survive_a_recording_that_is_published_anew(root: Path) -> None:
 def test_without_its_memory_the_ids_in_the_transcripts_count(root: Path) -> None:
     linked(root)
     before = content(root)
-    memory.memory_path(root).unlink()
+    memory.memory_path(root / STATE_FOLDER).unlink()
     assert linked(root).changed == ()
     assert content(root) == before
 
@@ -231,7 +241,7 @@ def test_recordings_without_voices_are_no_matter(tmp_path: Path) -> None:
 def test_a_damaged_memory_is_said(root: Path) -> None:
     linked(root)
     for text in ("{", "[]", '{"schema_version": 1}', '{"schema_version": 2}', "null"):
-        memory.memory_path(root).write_text(text)
+        memory.memory_path(root / STATE_FOLDER).write_text(text)
         with pytest.raises(SetupError, match=r"voices\.json"):
             linked(root)
 
@@ -262,7 +272,7 @@ DIES = """
 import os, sys
 from pathlib import Path
 from audio_batch.journal import Journal
-from audio_batch.storage import OutputFolder
+from audio_batch.output_folder import OutputFolder
 from audio_batch.voices.folder import link_output
 class Dying(Journal):
     def replace_outputs(self, asset_id, outputs):
@@ -317,7 +327,7 @@ LINK = """
 import sys
 from pathlib import Path
 from audio_batch.journal import Journal
-from audio_batch.storage import OutputFolder
+from audio_batch.output_folder import OutputFolder
 from audio_batch.voices.folder import link_output
 root = Path(sys.argv[1])
 with OutputFolder(root).locked():
@@ -367,7 +377,10 @@ def test_killed_at_any_time_it_ends_as_if_never_killed(
         halfway += 0 < _rewritten(made, out) < 30
         assert len(unlike_the_journal(out)) <= 3
         if attempt == 0:
-            assert memory.memory_path(out).read_bytes() == memory.memory_path(whole).read_bytes()
+            assert (
+                memory.memory_path(out / STATE_FOLDER).read_bytes()
+                == memory.memory_path(whole / STATE_FOLDER).read_bytes()
+            )
     assert halfway >= 2
     OutputFolder(out).sweep()
     assert linked(out).left_out == ()
@@ -382,9 +395,12 @@ def _rewritten(made: Path, out: Path) -> int:
 
 
 def test_transcripts_are_read_back_as_they_were(root: Path) -> None:
-    """All but the speakers' ids is untouched by the rewriting."""
+    """All but the speakers' ids, and the seal over them, is untouched by the rewriting."""
     before = Transcript.from_json(json.loads((root / "a.json").read_text()))
     linked(root)
     after = Transcript.from_json(json.loads((root / "a.json").read_text()))
     bare = tuple(dataclasses.replace(s, voice=None) for s in after.speakers)
-    assert dataclasses.replace(after, speakers=bare) == before
+    sealed = {key: after.provenance[key] for key in ("outputs", "sha256")}
+    assert dataclasses.replace(after, speakers=bare) == dataclasses.replace(
+        before, provenance={**before.provenance, **sealed}
+    )

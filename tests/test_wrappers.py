@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -446,19 +446,6 @@ def test_both_steps_of_the_batch_file_run(cli: Callable[..., Answer], tmp_path: 
     listed = cli(*status, env={"COLUMNS": "200"})
     assert listed.code == 0
     assert "not a recording" in listed.out
-
-
-@pytest.fixture(scope="module")
-def wine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """An environment with a Wine of its own; no Windows, but another's reading of batch files."""
-    if shutil.which("wine") is None:
-        pytest.skip("needs Wine: how cmd reads the batch file is not tested without")
-    prefix = tmp_path_factory.mktemp("wine")
-    env = environment(WINEPREFIX=str(prefix), WINEDEBUG="-all", WINEDLLOVERRIDES="mscoree=;mshtml=")
-    if ended(["wine", "cmd", "/c", "ver"], prefix, env).code != 0:
-        pytest.skip("Wine does not start here")
-    yield env
-    ended(["wineserver", "-k"], prefix, env)
 
 
 def test_the_batch_file_acts_on_each_exit_code(wine: dict[str, str], tmp_path: Path) -> None:

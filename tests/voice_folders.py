@@ -14,7 +14,9 @@ import numpy as np
 from audio_batch.formats import FORMATS, FormatOptions, render
 from audio_batch.journal import Journal
 from audio_batch.outcome import Outcome, State
-from audio_batch.storage import OutputFolder, PublishedFile, publish
+from audio_batch.output_folder import OutputFolder
+from audio_batch.seal import seal
+from audio_batch.storage import PublishedFile, publish
 from audio_batch.transcript import Segment, Speaker, Transcript, Turn, Word
 
 SPACE = "demo-1"
@@ -63,7 +65,10 @@ def transcript(
         ),
         turns=turns,
         exclusive_turns=turns,
-        provenance={"diarization": {"embedding_identity": space, "link_threshold": THRESHOLD}},
+        provenance={
+            "fingerprint": "f",
+            "diarization": {"embedding_identity": space, "link_threshold": THRESHOLD},
+        },
     )
 
 
@@ -91,16 +96,14 @@ def add_run(
             device="cpu",
             run_id=run_id,
         )
-        outputs = tuple(
-            publish(
-                root,
-                PurePosixPath(f"{one.asset_id}{FORMATS[name].suffix}"),
-                render(name, one, layout),
-                format_name=name,
-            )
-            for name in formats
-        )
-        journal.finish(Outcome(one.asset_id, State.DONE, "f", "cpu", outputs=outputs))
+        outputs: list[PublishedFile] = []
+        for name in formats:
+            data = render(name, one, layout)
+            if name == "json":
+                data = seal(one, outputs, source="1:1", rendering="r")
+            path = PurePosixPath(f"{one.asset_id}{FORMATS[name].suffix}")
+            outputs.append(publish(root, path, data, format_name=name))
+        journal.finish(Outcome(one.asset_id, State.DONE, "f", "cpu", outputs=tuple(outputs)))
     journal.end_run(run_id, 0)
     journal.close()
     return folder

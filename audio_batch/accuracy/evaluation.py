@@ -130,7 +130,7 @@ def evaluate(
     if heard.isdisjoint(_OF_SPEAKERS):
         # Nobody asked this run for speakers: what is missing of it does not lack them.
         scores = [_without(score, _OF_SPEAKERS) for score in scores]
-    return Evaluation(str(found.root), tuple(scores), found.notes)
+    return Evaluation(found.where, tuple(scores), found.notes)
 
 
 def _evaluated(

@@ -7,15 +7,17 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from audio_batch.errors import SetupError, UsageError
+from audio_batch.errors import AssetError, SetupError, UsageError
 from audio_batch.journal import Journal
-from audio_batch.storage import STATE_FOLDER, OutputFolder
-from audio_batch.text import for_terminal
+from audio_batch.output_folder import OutputFolder, of_a_run
+from audio_batch.outputs import Outputs
+from audio_batch.storage import STATE_FOLDER
+from audio_batch.text import for_terminal, redact
 from audio_batch.transcript import Transcript
 
 
@@ -25,14 +27,15 @@ class MissingTranscript(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Hypotheses:
-    """Where the transcripts of a folder are, by asset id; they are read one at a time.
+    """Where in the outputs the transcripts are, by asset id; they are read one at a time.
 
     `reasons` says of assets without one what the journal says of them. `notes` are what is odd
     about the folder, a sentence each.
     """
 
-    root: Path
-    paths: Mapping[str, Path]
+    where: str
+    outputs: Outputs
+    paths: Mapping[str, str]
     reasons: Mapping[str, str]
     notes: tuple[str, ...] = ()
 
@@ -45,18 +48,19 @@ class Hypotheses:
         if (path := self.paths.get(asset_id)) is None:
             raise MissingTranscript(self.reasons.get(asset_id, "the folder knows nothing of it"))
         try:
-            data = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refused)
+            text = self.outputs.read(PurePosixPath(path)).decode("utf-8-sig")
+            data = json.loads(text, parse_constant=_refused)
             transcript = Transcript.from_json(data)
             return _sound().validate_python(asdict(transcript))
-        except OSError as error:
-            reason = f"cannot be read: {error.strerror or error}"
+        except (OSError, AssetError) as error:
+            reason = f"cannot be read: {getattr(error, 'strerror', None) or error}"
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             place = ".".join(str(part) for part in first["loc"])
             reason = f"cannot be used: {place}: {first['msg']}"
         except (ValueError, RecursionError) as error:
             reason = f"cannot be used: {error}"
-        raise MissingTranscript(for_terminal(f"{path.relative_to(self.root).as_posix()} {reason}"))
+        raise MissingTranscript(for_terminal(f"{path} {reason}"))
 
 
 @functools.cache
@@ -69,42 +73,48 @@ def _refused(constant: str) -> Any:
     raise ValueError(f"{constant} is no number")
 
 
-def hypotheses(root: Path) -> Hypotheses:
-    """Find the transcripts below `root`: those of its journal, else every canonical JSON.
+def hypotheses(location: str | Path, state_dir: Path | None = None) -> Hypotheses:
+    """Find the transcripts at a location: those of its journal, else every canonical JSON.
 
     Raises:
-        UsageError: there is no such folder.
+        UsageError: there is no such folder, or no journal of a store's.
         SetupError: it holds no transcripts, or its journal is damaged.
     """
-    if not root.is_dir():
-        raise UsageError(f"There is no folder {root}.", remedy="Name the --output-dir of a run.")
-    folder = OutputFolder(root)
-    found = _journalled(folder) if folder.journal_path.is_file() else _found(folder)
+    folder = OutputFolder.at(str(location), state_dir=state_dir)
+    if not folder.is_local:
+        folder = of_a_run(str(location), state_dir)
+    elif not folder.root.is_dir():
+        raise UsageError(
+            f"There is no folder {location}.", remedy="Name the --output-dir of a run."
+        )
+    where = redact(str(location))
+    journalled = folder.journal_path.is_file()
+    found = _journalled(folder, where) if journalled else _found(folder, where)
     if not found.paths:
         raise SetupError(
-            f"{root} holds no transcripts.",
+            f"{where} holds no transcripts.",
             remedy="Run the manifest first, or name the folder that has its JSON outputs.",
         )
     return found
 
 
-def _journalled(folder: OutputFolder) -> Hypotheses:
+def _journalled(folder: OutputFolder, where: str) -> Hypotheses:
     journal = Journal(folder.journal_path, read_only=True)
     try:
-        paths, reasons = dict[str, Path](), dict[str, str]()
+        paths, reasons = dict[str, str](), dict[str, str]()
         for entry in journal.entries():
             outputs = [output.path for output in entry.outputs if output.format == "json"]
             if outputs:
-                paths[entry.asset_id] = folder.root / outputs[0]
+                paths[entry.asset_id] = outputs[0]
             else:
                 reasons[entry.asset_id] = entry.error_text or f"it is {entry.state.value}"
     finally:
         journal.close()
-    return Hypotheses(folder.root, paths, reasons)
+    return Hypotheses(where, folder.place.open(), paths, reasons)
 
 
-def _found(folder: OutputFolder) -> Hypotheses:
-    paths, notes = dict[str, Path](), list[str]()
+def _found(folder: OutputFolder, where: str) -> Hypotheses:
+    paths, notes = dict[str, str](), list[str]()
     for place, folders, names in os.walk(folder.root):
         folders[:] = sorted(name for name in folders if name != STATE_FOLDER)
         for path in (Path(place, name) for name in sorted(names) if name.endswith(".json")):
@@ -117,8 +127,7 @@ def _found(folder: OutputFolder) -> Hypotheses:
             asset_id = data.get("asset_id") if isinstance(data, dict) else None
             if not isinstance(asset_id, str):
                 continue  # another program's JSON, or summary.json
-            first = paths.setdefault(asset_id, path)
-            if first != path:
-                other = first.relative_to(folder.root).as_posix()
-                notes.append(for_terminal(f"{name} is left out: {other} is of the same asset"))
-    return Hypotheses(folder.root, paths, {}, tuple(notes))
+            first = paths.setdefault(asset_id, name)
+            if first != name:
+                notes.append(for_terminal(f"{name} is left out: {first} is of the same asset"))
+    return Hypotheses(where, folder.place.open(), paths, {}, tuple(notes))

@@ -13,7 +13,7 @@ from audio_batch.bench.results import AssetTimes, Differences, OurRun, StageTime
 from audio_batch.errors import AudioBatchError, UsageError
 from audio_batch.journal import Journal, JournalEntry
 from audio_batch.outcome import State
-from audio_batch.storage import OutputFolder
+from audio_batch.output_folder import OutputFolder
 from audio_batch.transcript import Transcript
 
 SAME_TIME_S = 0.020

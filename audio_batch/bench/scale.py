@@ -1,8 +1,9 @@
 """Cost against work: many assets, and one long one. Real runs, each in a process of its own.
 
 What costs by the asset is measured with the null engine, which hears nothing: seconds to the first
-task, milliseconds an asset, the journal, and memory. What costs by the hour is measured with a real
-model on one recording that grows. `ScaleReport` is the schema of the JSON that comes of it.
+task, milliseconds an asset, the journal, and memory; or, with nothing published (`many`), what the
+program itself does in a second. What costs by the hour is measured with a real model on one
+recording that grows. `ScaleReport` is the schema of the JSON that comes of it.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from audio_batch import __version__
-from audio_batch.bench import ours
+from audio_batch.bench import many, ours
 from audio_batch.bench.machine import Machine, look
+from audio_batch.bench.many import ManyCost
 from audio_batch.bench.measuring import Ran
 from audio_batch.bench.results import SCHEMA_VERSION, OurRun, StageTime
 from audio_batch.errors import UsageError
-from audio_batch.storage import OutputFolder
+from audio_batch.output_folder import OutputFolder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,6 +113,7 @@ class ScaleReport:
     clip: str
     counts: tuple[CountCost, ...]
     lengths: tuple[LengthCost, ...]
+    unpublished: tuple[ManyCost, ...] = ()
     schema_version: int = SCHEMA_VERSION
     kind: Literal["bench-scale"] = "bench-scale"
 
@@ -123,6 +126,7 @@ def measure(
     model: str,
     clip: Path | None,
     flags: Sequence[str] = (),
+    publish: bool = True,
     say: Callable[[str], None],
 ) -> ScaleReport:
     """Measure all of it, one run after the other.
@@ -131,6 +135,7 @@ def measure(
         work: an empty folder for recordings, outputs and logs; each run's are removed after it.
         clip: speech, of which the long recordings are made; None makes up something like it.
         flags: more flags of `run` for the long recordings.
+        publish: whether the many are published; see `many`.
         say: is told what is being done.
 
     Raises:
@@ -140,7 +145,11 @@ def measure(
     machine = look()
     found: list[CountCost] = []
     smallest: tuple[int, Ran] | None = None
-    for count in sorted(set(counts)):
+    unpublished: list[ManyCost] = []
+    for count in () if publish else sorted(set(counts)):
+        say(f"{count:,} assets, nothing published")
+        unpublished.append(_unpublished(work / "assets", count))
+    for count in sorted(set(counts)) if publish else ():
         say(f"{count:,} assets, null engine")
         cost, ran = _by_count(work / "assets", count, smallest)
         smallest = smallest or (count, ran)
@@ -157,6 +166,7 @@ def measure(
         clip="made up" if clip is None else clip.name,
         counts=tuple(found),
         lengths=tuple(lengths),
+        unpublished=tuple(unpublished),
     )
 
 
@@ -247,6 +257,14 @@ def _by_count(folder: Path, count: int, smallest: tuple[int, Ran] | None) -> tup
         stages=told.stages,
     )
     return cost, ran
+
+
+def _unpublished(folder: Path, count: int) -> ManyCost:
+    manifest = write_short_recordings(folder, count)
+    try:
+        return many.measure(manifest, count, folder.parent / "runs.log")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _by_length(folder: Path, duration_s: float, clip: bytes, flags: Sequence[str]) -> LengthCost:

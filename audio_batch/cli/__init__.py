@@ -21,8 +21,10 @@ from audio_batch.cli.gpus import gpus
 from audio_batch.cli.manifest import app as manifest_app
 from audio_batch.cli.models import app as models_app
 from audio_batch.cli.plan import plan
+from audio_batch.cli.results import app as results_app
 from audio_batch.cli.retry import retry
 from audio_batch.cli.run import run
+from audio_batch.cli.schedule import app as schedule_app
 from audio_batch.cli.simulate import simulate
 from audio_batch.cli.speakers import app as speakers_app
 from audio_batch.cli.status import status
@@ -58,6 +60,8 @@ app.add_typer(manifest_app, name="manifest")
 app.add_typer(models_app, name="models")
 app.add_typer(bench_app, name="bench")
 app.add_typer(speakers_app, name="speakers")
+app.add_typer(results_app, name="results")
+app.add_typer(schedule_app, name="schedule")
 
 
 def _version(wanted: bool) -> None:

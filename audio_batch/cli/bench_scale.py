@@ -10,6 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from audio_batch.bench.many import ManyCost
     from audio_batch.bench.scale import ScaleReport
 
 
@@ -22,6 +27,14 @@ def scale(
         str | None, typer.Option(help="Assets, such as 10,1000 \\[10,100,1000,10000].")
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="Also 100,000 assets.")] = False,
+    nothing_published: Annotated[
+        bool,
+        typer.Option(
+            "--nothing-published",
+            help="Assets a second of the program itself, with what a resume and `status` take; "
+            "no long recordings.",
+        ),
+    ] = False,
     model: Annotated[str, typer.Option(help="For the long recordings.")] = "demo",
     max_hours: Annotated[
         float, typer.Option(min=0, max=24, help="The longest recording; 0 makes none.")
@@ -42,6 +55,7 @@ def scale(
 
     The many are tiny and go through an engine that hears nothing, so that what is left is the
     program's own: manifest, schedule, journal, files. The long one is heard by a real model.
+    With --nothing-published the files are left out too; up to 1,000,000 assets make sense then.
     The result goes to OUTPUT_DIR/<processor>/bench-scale.json.
     """
     import json
@@ -53,6 +67,8 @@ def scale(
     from audio_batch.storage import write_atomic
 
     wanted = _counts(counts) if counts else bench.COUNTS
+    if nothing_published:
+        max_hours = 0.0
     hours = [hour for hour in bench.HOURS if hour <= max_hours]
     if max_hours and max_hours not in hours:
         hours.append(max_hours)
@@ -66,6 +82,7 @@ def scale(
             model=model,
             clip=clip.expanduser() if clip else None,
             flags=flags or (),
+            publish=not nothing_published,
             say=_say,
         )
     text = json.dumps(asdict(report), indent=2) + "\n"
@@ -77,7 +94,9 @@ def scale(
     else:
         _show(report)
     _say(f"Written to {path}")
-    codes = [cost.exit_code for cost in report.counts] + [cost.exit_code for cost in report.lengths]
+    codes = [cost.exit_code for cost in report.counts]
+    codes += [cost.exit_code for cost in report.unpublished]
+    codes += [cost.exit_code for cost in report.lengths]
     return ExitCode.SOME_FAILED if any(codes) else ExitCode.OK
 
 
@@ -126,6 +145,8 @@ def _show(report: ScaleReport) -> None:
         )
     if report.counts:
         console.print(table)
+    if report.unpublished:
+        console.print(_table_of_many(report.unpublished))
     table = Table(title="One recording")
     for column in ("audio", "wall s", "RTFx", "CPU s", "RSS MB", "samples MB", "beyond MB"):
         table.add_column(column, justify="right")
@@ -147,6 +168,35 @@ def _show(report: ScaleReport) -> None:
         )
     if report.lengths:
         console.print(table)
+
+
+def _table_of_many(costs: Sequence[ManyCost]) -> Table:
+    from rich.table import Table
+
+    table = Table(title="Null engine, nothing published", pad_edge=False)
+    columns = ("assets", "wall s", "1st s", "a second", "CPU ms", "MB", "journal")
+    for column in (*columns, "again s", "MB", "status s"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for cost in costs:
+        failed = cost.exit_code or cost.done != cost.assets
+        resume_bytes = cost.resume_peak_rss_bytes
+        table.add_row(
+            f"{cost.assets:,} failed" if failed else f"{cost.assets:,}",
+            f"{cost.wall_s:.1f}",
+            _number(cost.first_task_s),
+            _number(cost.assets_per_s, 0),
+            f"{cost.cpu_ms_per_asset:.2f}",
+            f"{cost.peak_rss_bytes / 1e6:.0f}",
+            f"{cost.journal_bytes / 1e6:.0f}",
+            _number(cost.resume_s),
+            "-" if resume_bytes is None else f"{resume_bytes / 1e6:.0f}",
+            _number(cost.status_s),
+        )
+    return table
+
+
+def _number(value: float | None, digits: int = 1) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}"
 
 
 def _say(text: str) -> None:

@@ -16,6 +16,7 @@ from audio_batch import logs, summary
 from audio_batch.assembly import Fleet
 from audio_batch.config import PATHS, Settings
 from audio_batch.control import Asker
+from audio_batch.databases import urls
 from audio_batch.errors import ExitCode
 from audio_batch.locations import absolute
 from audio_batch.models import DEMO, REPOSITORIES
@@ -70,7 +71,9 @@ def _absolute(settings: Settings) -> Settings:
         name: path.expanduser().absolute() for name, path in found.items() if path is not None
     }
     if settings.output_dir is not None:
-        update["output_dir"] = absolute(settings.output_dir, Path.cwd())
+        update["output_dir"] = absolute(settings.output_dir, Path())
+    if settings.results_db is not None:
+        update["results_db"] = urls.absolute(settings.results_db, Path())
     known = settings.model in (None, DEMO, *REPOSITORIES)
     if settings.model and not known and Path(settings.model).expanduser().is_dir():
         update["model"] = str(Path(settings.model).expanduser().absolute())

@@ -14,6 +14,7 @@ from audio_batch.cli import device_options as devices
 from audio_batch.cli import manifest_options as options
 from audio_batch.cli import model_options as models
 from audio_batch.cli import output_options as outputs
+from audio_batch.cli import remote_options as remote
 from audio_batch.cli import speaker_options as speech
 from audio_batch.cli import survival_options as survival
 from audio_batch.cli.config_option import Config
@@ -46,6 +47,10 @@ def doctor(
     root: options.Root = None,
     field: options.Field = None,
     allow_missing: options.AllowMissing = None,
+    allow_http: remote.AllowHttp = None,
+    allow_private_addresses: remote.AllowPrivateAddresses = None,
+    s3_endpoint: remote.S3Endpoint = None,
+    aws_profile: remote.AwsProfile = None,
     where: options.Where = None,
     exclude: options.Exclude = None,
     order: options.OrderBy = None,

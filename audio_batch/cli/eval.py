@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from audio_batch.cli import manifest_options as options
+from audio_batch.cli.location import StateDir
 
 if TYPE_CHECKING:
     from audio_batch.accuracy.evaluation import Evaluation
@@ -33,10 +34,10 @@ def _limit(title: str) -> Any:
 def evaluate(
     manifest: Annotated[Path, typer.Argument(help="The manifest, with references in its entries.")],
     output_dir: Annotated[
-        Path, typer.Argument(metavar="OUT", help="The --output-dir of a run, or a copy of it.")
+        str, typer.Argument(metavar="OUT", help="The --output-dir of a run, or a copy of it.")
     ],
     against: Annotated[
-        Path | None, typer.Option(metavar="OUT2", help="Another folder to compare with.")
+        str | None, typer.Option(metavar="OUT2", help="Another folder to compare with.")
     ] = None,
     collar: Annotated[
         float,
@@ -64,6 +65,7 @@ def evaluate(
         Path | None,
         typer.Option("--config", help="Configuration file (TOML).", envvar="AUDIO_BATCH_CONFIG"),
     ] = None,
+    state_dir: StateDir = None,
     root: options.Root = None,
     field: options.Field = None,
     where: options.Where = None,
@@ -99,7 +101,9 @@ def evaluate(
             "No entry of the manifest has a reference.",
             remedy=f"Give the entries one or more of: {', '.join(ALIASES)}.",
         )
-    folders = [hypotheses(place.expanduser()) for place in (output_dir, against) if place]
+    folders = [hypotheses(output_dir, state_dir)]
+    if against is not None:
+        folders.append(hypotheses(against))
     rules = Rules(Normalization(normalize), collar, skip_overlap, missing_as_empty)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:

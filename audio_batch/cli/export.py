@@ -11,13 +11,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from audio_batch.cli.location import OutputDir, StateDir
+
 if TYPE_CHECKING:
     from audio_batch.journal import Journal
+    from audio_batch.output_folder import OutputFolder
+    from audio_batch.outputs import Outputs
     from audio_batch.storage import PublishedFile
 
 
 def export(
-    output_dir: Annotated[Path, typer.Argument(help="The --output-dir of a run.")],
+    output_dir: OutputDir,
+    state_dir: StateDir = None,
     output_format: Annotated[
         list[str] | None,
         typer.Option(
@@ -40,13 +45,14 @@ def export(
     """
     from audio_batch.errors import AssetError, ExitCode, UsageError
     from audio_batch.formats import FORMATS, FormatOptions, parse_formats, render
-    from audio_batch.storage import OutputFolder, publish
+    from audio_batch.outputs import LocalOutputs
     from audio_batch.text import for_terminal
     from audio_batch.transcript import Transcript
     from audio_batch.voices import names
 
-    if not output_dir.is_dir():
-        raise UsageError(f"There is no folder {output_dir}.")
+    folder = _of(output_dir, state_dir)
+    if to is None:
+        folder.require_local("To export without --to")
     asked = [name for name in parse_formats(output_format or ()) if name != "json"]
     if output_format and not asked:
         raise UsageError("The JSON is what is read: name another format to write, such as vtt.")
@@ -55,26 +61,28 @@ def export(
         max_line_count=max_line_count,
         highlight_words=highlight_words,
     )
-    given = names.load(output_dir)
-    is_a_runs = OutputFolder(output_dir).journal_path.is_file()
+    given = names.load(folder.root)
+    is_a_runs = folder.journal_path.is_file()
+    outputs = folder.place.open()
+    target = outputs if to is None else LocalOutputs(to)
     count, found, bad = 0, 0, []
     written: list[PublishedFile] = []
-    held = _journal_of(output_dir) if to is None else nullcontext()
+    held = _journal_of(folder) if to is None else nullcontext()
     with held as journal:
-        if journal is not None and (output_dir / names.FILE_NAME).is_file():
+        if journal is not None and (folder.root / names.FILE_NAME).is_file():
             from audio_batch.voices.folder import apply_names
 
-            bad += apply_names(output_dir, journal)
-        for path in _transcripts(output_dir):
+            bad += apply_names(folder.root, journal)
+        for path in _transcripts(folder):
             stem = path.removesuffix(".json")
             try:
-                data = (output_dir / path).read_text(encoding="utf-8")
-                transcript = names.applied(Transcript.from_json(json.loads(data)), given)
+                data = json.loads(outputs.read(PurePosixPath(path)))
+                transcript = names.applied(Transcript.from_json(data), given)
                 found += 1
-                for name in asked or _formats_of(output_dir / stem):
-                    target = PurePosixPath(f"{stem}{FORMATS[name].suffix}")
+                for name in asked or _formats_of(outputs, stem):
+                    relative = PurePosixPath(f"{stem}{FORMATS[name].suffix}")
                     text = render(name, transcript, options)
-                    written.append(publish(to or output_dir, target, text, format_name=name))
+                    written.append(target.publish(relative, text, format_name=name))
                 count += 1
             except (OSError, ValueError, AssetError) as error:
                 bad.append(f"{path}: {error}")
@@ -82,7 +90,7 @@ def export(
             _journal_written(journal, written)
     if not count and (not bad or not (found or is_a_runs)):
         raise UsageError(
-            f"{output_dir} holds no transcripts.", remedy="Name the --output-dir of a run."
+            f"{folder.where} holds no transcripts.", remedy="Name the --output-dir of a run."
         )
     names_written = {file.format for file in written}
     formats = ", ".join(name for name in FORMATS if name in names_written) or "nothing but JSON"
@@ -92,17 +100,28 @@ def export(
     return ExitCode.SOME_FAILED if bad else ExitCode.OK
 
 
+def _of(location: str, state_dir: Path | None) -> OutputFolder:
+    """A run's output folder, or a local copy of one without its journal."""
+    from audio_batch.errors import UsageError
+    from audio_batch.output_folder import OutputFolder, of_a_run
+
+    folder = OutputFolder.at(location, state_dir=state_dir)
+    if not folder.is_local:
+        return of_a_run(location, state_dir)
+    if not folder.root.is_dir():
+        raise UsageError(f"There is no folder {location}.")
+    return folder
+
+
 @contextmanager
-def _journal_of(root: Path) -> Iterator[Journal | None]:
+def _journal_of(folder: OutputFolder) -> Iterator[Journal | None]:
     """The folder's journal, held against a run; None where no run has written the folder.
 
     Raises:
         LockedError: a run is at work there.
     """
     from audio_batch.journal import Journal
-    from audio_batch.storage import OutputFolder
 
-    folder = OutputFolder(root)
     if not folder.journal_path.is_file():
         yield None
         return
@@ -123,34 +142,33 @@ def _journal_written(journal: Journal, written: Sequence[PublishedFile]) -> None
             journal.replace_outputs(entry.asset_id, outputs)
 
 
-def _formats_of(stem: Path) -> list[str]:
+def _formats_of(outputs: Outputs, stem: str) -> list[str]:
     """The formats in which a transcript already stands beside its JSON."""
     from audio_batch.formats import FORMATS
 
     return [
         name
         for name, known in FORMATS.items()
-        if name != "json" and stem.with_name(stem.name + known.suffix).is_file()
+        if name != "json" and outputs.size_bytes(f"{stem}{known.suffix}") is not None
     ]
 
 
-def _transcripts(root: Path) -> Iterator[str]:
-    """Canonical JSON files, relative to `root`: those of the journal, else all that there are."""
+def _transcripts(folder: OutputFolder) -> Iterator[str]:
+    """Canonical JSON files, relative to the folder: those of the journal, else all there are."""
     from audio_batch.journal import Journal
-    from audio_batch.storage import STATE_FOLDER, OutputFolder
+    from audio_batch.storage import STATE_FOLDER
     from audio_batch.voices import names
 
-    folder = OutputFolder(root)
     if folder.journal_path.is_file():
         journal = Journal(folder.journal_path, read_only=True)
         entries = list(journal.entries())
         journal.close()
         yield from (o.path for entry in entries for o in entry.outputs if o.format == "json")
         return
-    own = {folder.summary_path, root / names.FILE_NAME}
-    for place, folders, files in os.walk(root):
+    own = {folder.summary_path, folder.root / names.FILE_NAME}
+    for place, folders, files in os.walk(folder.root):
         folders[:] = sorted(name for name in folders if name != STATE_FOLDER)
         for name in sorted(files):
             path = Path(place, name)
             if name.endswith(".json") and path not in own:
-                yield path.relative_to(root).as_posix()
+                yield path.relative_to(folder.root).as_posix()

@@ -1,4 +1,4 @@
-"""`audio-batch manifest schema | check | create`."""
+"""`audio-batch manifest schema | check | create | from-sql`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from typing import Annotated, Any
 import typer
 
 from audio_batch.cli import manifest_options as options
+from audio_batch.cli.manifest_sql import from_sql
 
 app = typer.Typer(
     name="manifest",
-    help="Manifests: what they may hold, whether one is sound, one from folders.",
+    help="Manifests: what they may hold, whether one is sound, one from folders or a database.",
     no_args_is_help=True,
 )
+app.command("from-sql")(from_sql)
 
 
 class Layout(StrEnum):
@@ -67,6 +69,7 @@ def check(
         "skip": skip,
         "limit": limit,
     }
+    from audio_batch.assets import amount_of
     from audio_batch.config import merge
     from audio_batch.errors import ManifestError
     from audio_batch.request import Request, choose, read_manifest
@@ -79,20 +82,22 @@ def check(
         if as_json:
             _print_json({"valid": False, "error": str(error), "problems": error.problems})
         raise
-    known = [asset.duration_s for asset in chosen if asset.duration_s is not None]
-    unknown = len(chosen) - len(known)
+    amount = amount_of(chosen)
+    unknown = amount.count - amount.known
     if as_json:
         answer = {
             "valid": True,
             "assets": len(loaded.assets),
             "selected": len(chosen),
-            "duration_s": round(sum(known), 3),
+            "duration_s": round(amount.known_s, 3),
             "duration_unknown": unknown,
         }
         _print_json(answer)
         return
-    length = str(timedelta(seconds=round(sum(known)))) if known else "length unknown"
-    if known and unknown:
+    length = "length unknown"
+    if amount.known:
+        length = str(timedelta(seconds=round(amount.known_s)))
+    if amount.known and unknown:
         length += f" and {unknown} of unknown length"
     typer.echo(f"Valid: {len(loaded.assets)} assets; {len(chosen)} selected ({length}).")
 

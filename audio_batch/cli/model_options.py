@@ -33,7 +33,12 @@ Offline = Annotated[
 ]
 Engine = Annotated[
     str | None,
-    opt("faster-whisper, null (a dry run), or an installed plugin.", "--engine", panel=MODEL),
+    opt(
+        "faster-whisper, null (a dry run), or an installed plugin; ray or ray:ENGINE has a Ray "
+        "cluster place its workers.",
+        "--engine",
+        panel=MODEL,
+    ),
 ]
 ComputeType = Annotated[
     str | None,

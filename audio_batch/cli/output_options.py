@@ -20,8 +20,8 @@ OutputDir = Annotated[
 OutputFormat = Annotated[
     list[str] | None,
     opt(
-        "json txt srt vtt tsv csv lrc aud rttm uem, a list, or all; json is always written "
-        "\\[txt,srt].",
+        "json txt srt vtt tsv csv lrc aud rttm uem, a list, or all; json is always written; "
+        "none, with --engine null, writes nothing \\[txt,srt].",
         "--output-format",
         "-f",
         panel=OUTPUT,

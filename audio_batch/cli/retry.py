@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from audio_batch.cli.location import OutputDir, Shard, StateDir
+
 
 def retry(
-    output_dir: Annotated[Path, typer.Argument(help="The --output-dir of a run.")],
+    output_dir: OutputDir,
+    state_dir: StateDir = None,
+    shard: Shard = None,
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Go on after failures without asking.")
     ] = False,
@@ -18,11 +21,10 @@ def retry(
     from audio_batch.cli.console import start
     from audio_batch.errors import UsageError
     from audio_batch.journal import Journal
+    from audio_batch.output_folder import of_a_run
     from audio_batch.request import Request
-    from audio_batch.storage import OutputFolder
 
-    folder = OutputFolder(output_dir)
-    folder.require()
+    folder = of_a_run(output_dir, state_dir, shard)
     journal = Journal(folder.journal_path, read_only=True)
     run = journal.last_run()
     journal.close()
@@ -32,7 +34,8 @@ def retry(
     settings = request.settings.model_copy(
         update={
             # The folder may have been moved since.
-            "output_dir": str(output_dir),
+            "output_dir": output_dir,
+            "state_dir": state_dir,
             "retry_failed": True,
             "overwrite": None,
             "yes": yes or request.settings.yes,

@@ -271,7 +271,7 @@ def run(
     flags["verbose"] = verbose or None
     # Late, so that --help does not pay for it; and who comes second is told before all the rest.
     if output_dir is not None:
-        from audio_batch.storage import OutputFolder
+        from audio_batch.output_folder import OutputFolder
 
         OutputFolder.at(output_dir, state_dir=state_dir, shard=shard).refuse_second()
     from audio_batch.config import merge

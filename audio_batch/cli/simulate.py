@@ -157,10 +157,10 @@ def _of_run(output_dir: Path, described: Sequence[SimulatedDevice]) -> Work:
     """
     from audio_batch.errors import UsageError
     from audio_batch.journal import Journal
+    from audio_batch.output_folder import OutputFolder
     from audio_batch.schedule.replay import past
     from audio_batch.schedule.simulation import longest_first
     from audio_batch.schedule.tables import Work
-    from audio_batch.storage import OutputFolder
 
     folder = OutputFolder(output_dir)
     folder.require()

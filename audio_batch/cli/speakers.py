@@ -10,18 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from audio_batch.cli.location import OutputDir, StateDir
+
 if TYPE_CHECKING:
+    from audio_batch.output_folder import OutputFolder
     from audio_batch.voices.folder import LinkReport
 
 app = typer.Typer(help="The voices of all recordings: link, list, name them.", no_args_is_help=True)
 
-OutputDir = Annotated[Path, typer.Argument(help="The --output-dir of a run.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Everything as JSON.")]
 
 
 @app.command()
 def link(
     output_dir: OutputDir,
+    state_dir: StateDir = None,
     link_threshold: Annotated[
         float | None,
         typer.Option(
@@ -40,19 +43,17 @@ def link(
     """Give the same voice the same id in all recordings, and the names of speakers.json."""
     from audio_batch.errors import ExitCode
     from audio_batch.journal import Journal
-    from audio_batch.storage import OutputFolder
     from audio_batch.text import for_terminal
     from audio_batch.voices.folder import link_output
 
-    folder = OutputFolder(output_dir)
-    folder.require()
+    folder = _local(output_dir, state_dir)
     with folder.locked():
         if not dry_run:
             folder.sweep()
         journal = Journal(folder.journal_path)
         try:
             report = link_output(
-                output_dir, journal, threshold=link_threshold, relink=relink, dry_run=dry_run
+                folder.root, journal, threshold=link_threshold, relink=relink, dry_run=dry_run
             )
         finally:
             journal.close()
@@ -91,14 +92,16 @@ def _told(report: LinkReport, dry_run: bool) -> str:
 def list_voices(output_dir: OutputDir, as_json: AsJson = False) -> None:
     """The voices, their names, and where each is heard most."""
     from audio_batch.errors import UsageError
+    from audio_batch.output_folder import OutputFolder
     from audio_batch.voices import names
 
-    if not (output_dir / names.FILE_NAME).is_file():
+    root = OutputFolder.at(output_dir).root
+    if not (root / names.FILE_NAME).is_file():
         raise UsageError(
             f"{output_dir} holds no {names.FILE_NAME}.",
             remedy="`audio-batch speakers link` makes it.",
         )
-    voices = names.listed(output_dir)
+    voices = names.listed(root)
     if as_json:
         _write_json({"voices": [dataclasses.asdict(voice) for voice in voices]})
         return
@@ -124,22 +127,21 @@ def rename(
     output_dir: OutputDir,
     voice: Annotated[str, typer.Argument(help="Such as VOICE_0001.")],
     name: Annotated[str, typer.Argument(help='The name; "" takes it away.')],
+    state_dir: StateDir = None,
 ) -> None:
     """Name a voice in speakers.json; `speakers link`, `export` and runs then write the name."""
     from audio_batch.errors import UsageError
-    from audio_batch.storage import OutputFolder
     from audio_batch.text import for_terminal
     from audio_batch.voices import names
 
-    folder = OutputFolder(output_dir)
-    folder.require()
-    if not (output_dir / names.FILE_NAME).is_file():
+    folder = _local(output_dir, state_dir)
+    if not (folder.root / names.FILE_NAME).is_file():
         raise UsageError(
             f"{output_dir} holds no {names.FILE_NAME}.",
             remedy="`audio-batch speakers link` makes it.",
         )
     with folder.locked():
-        shown = names.rename(output_dir, voice, name)
+        shown = names.rename(folder.root, voice, name)
     told = f"is now {shown}" if shown else "has no name any more"
     typer.echo(
         for_terminal(
@@ -148,6 +150,19 @@ def rename(
         ),
         err=True,
     )
+
+
+def _local(output_dir: str, state_dir: Path | None) -> OutputFolder:
+    """A run's output folder, whose transcripts can be written anew.
+
+    Raises:
+        UsageError: there is no run's journal, or its outputs are in an object store.
+    """
+    from audio_batch.output_folder import of_a_run
+
+    folder = of_a_run(output_dir, state_dir)
+    folder.require_local("This command")
+    return folder
 
 
 def _minutes(seconds: float) -> str:

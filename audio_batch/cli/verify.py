@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from audio_batch.cli.location import OutputDir, Shard, StateDir
 
 if TYPE_CHECKING:
     from audio_batch.verify import Verification
@@ -17,7 +18,9 @@ SCHEMA_VERSION = 1
 
 
 def verify(
-    output_dir: Annotated[Path, typer.Argument(help="The --output-dir of a run.")],
+    output_dir: OutputDir,
+    state_dir: StateDir = None,
+    shard: Shard = None,
     as_json: Annotated[bool, typer.Option("--json", help="What was found as JSON.")] = False,
     fix: Annotated[
         bool, typer.Option("--fix/--no-fix", help="Have the next run make again what is damaged.")
@@ -31,12 +34,12 @@ def verify(
     """
     from audio_batch.errors import ExitCode
     from audio_batch.journal import Journal
-    from audio_batch.storage import OutputFolder
+    from audio_batch.output_folder import of_a_run
+    from audio_batch.text import redact
     from audio_batch.verify import check_journal
     from audio_batch.verify import verify as look
 
-    folder = OutputFolder(output_dir)
-    folder.require()
+    folder = of_a_run(output_dir, state_dir, shard)
     with folder.locked():
         check_journal(folder.journal_path)
         journal = Journal(folder.journal_path)
@@ -47,16 +50,16 @@ def verify(
         finally:
             journal.close()
     if as_json:
-        _write_json(output_dir, found, fix)
+        _write_json(redact(output_dir), found, fix)
     else:
         _say(found, fix)
     return ExitCode.OK if found.ok else ExitCode.SOME_FAILED
 
 
-def _write_json(output_dir: Path, found: Verification, fix: bool) -> None:
+def _write_json(output_dir: str, found: Verification, fix: bool) -> None:
     body = {
         "schema_version": SCHEMA_VERSION,
-        "output_folder": str(output_dir),
+        "output_folder": output_dir,
         "ok": found.ok,
         "outputs": found.outputs,
         "stages": found.stages,

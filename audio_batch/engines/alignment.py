@@ -53,7 +53,7 @@ def load_aligner(reference: AlignerReference, language: str, device: Device) -> 
             f"{device.id} is not visible to torch ({torch.cuda.device_count()} CUDA devices).",
             remedy="Check the driver and CUDA_VISIBLE_DEVICES, or use --device cpu.",
         )
-    place_on = device.id if device.kind == "cuda" else "cpu"
+    place_on = device.torch_name
     try:
         with _loading:
             if reference.kind == "huggingface":

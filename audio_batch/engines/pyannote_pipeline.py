@@ -113,7 +113,7 @@ def load_pipeline(reference: DiarizationReference, device: Device, workers: int 
         pipeline: Any = Pipeline.from_pretrained(config)
     if not pipeline.instantiated:
         pipeline.instantiate(pipeline.default_parameters())
-    pipeline.to(torch.device(device.id))
+    pipeline.to(torch.device(device.torch_name))
     pipeline.workers = workers
     pipeline.prepare()
     return pipeline

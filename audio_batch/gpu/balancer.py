@@ -1,58 +1,44 @@
 """Slots and leases: the locked shell around the pure policies.
 
-A worker thread asks for a lease, waits until a device has a free slot, works inside the lease and
-gives it back:
+Whoever begins a task takes a free slot of a device with it, and gives it back when the task ends:
 
-    with balancer.lease(cancelled=stop) as lease:
-        transcribe(asset, lease.device)
+    lease = balancer.try_lease()
+    ...
+    lease.release()
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Self
 
 from audio_batch.errors import SetupError, UsageError
 from audio_batch.gpu.devices import Device
-from audio_batch.gpu.policies import POLICIES, DeviceState, choose, first_come, fitting, score
+from audio_batch.gpu.policies import POLICIES, DeviceState, choose, first_come, score
 from audio_batch.gpu.probe import Sampler
 from audio_batch.gpu.readings import Reading, Readings
 
 __all__ = [
     "POLICIES",
     "Balancer",
-    "Cancelled",
     "DeviceLoad",
     "DeviceState",
     "Lease",
     "choose",
     "first_come",
-    "fitting",
     "score",
 ]
 
 logger = logging.getLogger("audio_batch.gpu")
-
-# A waiting thread looks again this often: an event that is set, memory that other programs give
-# back and a GPU that is lost do not notify the condition.
-_POLL_S = 0.2
-
-
-class Cancelled(Exception):
-    """The run was cancelled while a task waited for a device."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceLoad:
     """One device for the progress display; None stands for what nobody reports.
 
-    `free_bytes` is what the driver says, without the reservations. `out_reason` is None for a
-    device in service, which gets no tasks while it is `held`.
+    `out_reason` is None for a device in service, which gets no tasks while it is `held`.
     """
 
     device: Device
@@ -67,45 +53,19 @@ class DeviceLoad:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lease:
-    """A slot of a device, held until `release()`, or as a context manager.
+    """A slot of a device, held until `release()`.
 
     Attributes:
         slot: the lowest number that was free on that device, from 0.
-        reserved_bytes: memory that counts as taken until the driver can be seen to report it.
     """
 
     device: Device
     slot: int
-    reserved_bytes: int = 0
     _balancer: Balancer = field(kw_only=True, repr=False)
-
-    def settle(self) -> None:
-        """Say that the model is loaded: the next snapshot shows its memory, the reservation ends.
-
-        From any thread; a second call does nothing.
-        """
-        self._balancer._settle(self)
 
     def release(self) -> None:
         """Give the slot back. From any thread; a second call does nothing."""
         self._balancer._release(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.release()
-
-
-@dataclass(slots=True)
-class _Reservation:
-    lease: Lease
-    settled_at_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -115,23 +75,38 @@ class _Bay:
     device: Device
     maximum: int
     leases: dict[int, Lease] = field(default_factory=dict)  # by slot
-    reservations: list[_Reservation] = field(default_factory=list)
     out_reason: str | None = None
     held: bool = False
+    _read: Reading | None = None
+    _load: DeviceLoad | None = None
 
-    def reserved_bytes(self, reading: Reading) -> int:
-        """Sum what the reading does not show yet, and forget what it does.
+    @property
+    def takes_tasks(self) -> bool:
+        return self.out_reason is None and not self.held
 
-        NVML reports a model only once it is loaded: a reservation counts until a reading that was
-        taken after it was settled.
-        """
-        self.reservations = [
-            reservation
-            for reservation in self.reservations
-            if reservation.settled_at_s is None
-            or (reading.taken_at_s is not None and reading.taken_at_s <= reservation.settled_at_s)
-        ]
-        return sum(reservation.lease.reserved_bytes for reservation in self.reservations)
+    def load(self, reading: Reading) -> DeviceLoad:
+        """How busy it is: the same record as before, where nothing has changed since."""
+        active, load = len(self.leases), self._load
+        if (
+            load is None
+            or load.active != active
+            or load.maximum != self.maximum
+            or load.held != self.held
+            or load.out_reason != self.out_reason
+            or self._read != reading
+        ):
+            self._read = reading
+            load = self._load = DeviceLoad(
+                device=self.device,
+                active=active,
+                maximum=self.maximum,
+                utilization_pct=reading.utilization_pct,
+                free_bytes=reading.free_bytes,
+                total_bytes=reading.total_bytes,
+                out_reason=self.out_reason,
+                held=self.held,
+            )
+        return load
 
 
 class Balancer:
@@ -163,55 +138,31 @@ class Balancer:
         self._policy = POLICIES[policy]
         self._readings = Readings(sampler)
         self._bays = {device.id: _Bay(device, caps[device.id]) for device in devices}
-        self._changed = threading.Condition()
+        self._guard = threading.RLock()
 
-    def lease(
-        self,
-        *,
-        cancelled: threading.Event | None = None,
-        exclude: frozenset[str] = frozenset(),
-        need_bytes: int | Callable[[Device], int] = 0,
-    ) -> Lease:
-        """Wait for a free slot and take it.
+    def try_lease(self, *, exclude: frozenset[str] = frozenset()) -> Lease | None:
+        """Take a free slot where the policy says, or None at once when there is none.
 
         Args:
-            cancelled: ends the wait.
             exclude: ids of devices this task must not have.
-            need_bytes: memory the task will take, reserved with the slot; devices with less are
-                passed over as `fitting` says. A function where it differs by device (a model that
-                is there already needs nothing more): called under the lock, so it only looks up.
-
-        Raises:
-            Cancelled: `cancelled` is set, also when it was set before.
-            SetupError: no device is left, or none that is not excluded.
-        """
-        while True:
-            with self._changed:
-                if cancelled is not None and cancelled.is_set():
-                    raise Cancelled("the run was cancelled")
-                lease = self._try(exclude, need_bytes)
-                if lease is not None:
-                    return lease
-                bays = self._bays.values()
-                if all(bay.out_reason is not None or bay.device.id in exclude for bay in bays):
-                    raise self._nothing_left(exclude)
-                self._changed.wait(_POLL_S)
-
-    def try_lease(
-        self,
-        *,
-        exclude: frozenset[str] = frozenset(),
-        need_bytes: int | Callable[[Device], int] = 0,
-    ) -> Lease | None:
-        """Take a free slot, or None at once when there is none; else as `lease`.
-
-        For whoever also gives the slots back: waiting for itself it would wait for ever.
 
         Raises:
             SetupError: no device is left.
         """
-        with self._changed:
-            return self._try(exclude, need_bytes)
+        with self._guard:
+            self._find_lost()
+            states = [
+                DeviceState(
+                    id=bay.device.id,
+                    active=len(bay.leases),
+                    maximum=bay.maximum,
+                    utilization_pct=self._readings.read(bay.device).utilization_pct,
+                )
+                for bay in self._bays.values()
+                if bay.takes_tasks and bay.device.id not in exclude
+            ]
+            chosen = self._policy(states)
+            return None if chosen is None else self._grant(self._bays[chosen])
 
     def lease_on(self, device_id: str) -> Lease | None:
         """Take a free slot of that very device, or None where it has none or takes no tasks.
@@ -219,11 +170,11 @@ class Balancer:
         Raises:
             KeyError: no such device.
         """
-        with self._changed:
+        with self._guard:
             bay = self._bays[device_id]
-            if bay.out_reason is not None or bay.held or len(bay.leases) >= bay.maximum:
+            if not bay.takes_tasks or len(bay.leases) >= bay.maximum:
                 return None
-            return self._grant(bay, 0)
+            return self._grant(bay)
 
     def look(self) -> None:
         """Take out the devices that the driver no longer reports.
@@ -231,7 +182,7 @@ class Balancer:
         Raises:
             SetupError: no device is left.
         """
-        with self._changed:
+        with self._guard:
             self._find_lost()
 
     def take_out(self, device_id: str, reason: str) -> None:
@@ -242,12 +193,11 @@ class Balancer:
         Raises:
             KeyError: no such device.
         """
-        with self._changed:
+        with self._guard:
             bay = self._bays[device_id]
             if bay.out_reason is None:
                 bay.out_reason = reason
                 logger.warning("%s (%s) is taken out: %s", device_id, bay.device.name, reason)
-                self._changed.notify_all()
 
     def hold(self, device_id: str) -> None:
         """Give that device no tasks until `resume`: its models are being loaded. From any thread.
@@ -255,43 +205,26 @@ class Balancer:
         Raises:
             KeyError: no such device.
         """
-        with self._changed:
+        with self._guard:
             self._bays[device_id].held = True
 
     def resume(self, device_id: str) -> None:
         """End a `hold`. From any thread."""
-        with self._changed:
+        with self._guard:
             self._bays[device_id].held = False
-            self._changed.notify_all()
 
     def set_maximum(self, device_id: str, maximum: int) -> None:
         """Change how many tasks a device takes at once, at least 1; those at work stay there.
 
         From any thread.
         """
-        with self._changed:
+        with self._guard:
             self._bays[device_id].maximum = max(1, maximum)
-            self._changed.notify_all()
 
     def loads(self) -> tuple[DeviceLoad, ...]:
         """Say how busy every device is, in device order. From any thread, without waiting."""
-        with self._changed:
-            loads = []
-            for bay in self._bays.values():
-                reading = self._readings.read(bay.device)
-                loads.append(
-                    DeviceLoad(
-                        device=bay.device,
-                        active=len(bay.leases),
-                        maximum=bay.maximum,
-                        utilization_pct=reading.utilization_pct,
-                        free_bytes=reading.free_bytes,
-                        total_bytes=reading.total_bytes,
-                        out_reason=bay.out_reason,
-                        held=bay.held,
-                    )
-                )
-            return tuple(loads)
+        with self._guard:
+            return tuple(bay.load(self._readings.read(bay.device)) for bay in self._bays.values())
 
     def status_line(self) -> str:
         """Write the line that is logged at each assignment, such as
@@ -300,35 +233,6 @@ class Balancer:
         """
         return "GPU Balancer Status: " + " | ".join(_status(load) for load in self.loads())
 
-    def _try(
-        self, exclude: frozenset[str], need_bytes: int | Callable[[Device], int]
-    ) -> Lease | None:
-        states = []
-        self._find_lost()
-        for bay in self._bays.values():
-            if bay.out_reason is not None or bay.held or bay.device.id in exclude:
-                continue
-            reading = self._readings.read(bay.device)
-            free, reserved = reading.free_bytes, bay.reserved_bytes(reading)
-            need = need_bytes if isinstance(need_bytes, int) else need_bytes(bay.device)
-            states.append(
-                DeviceState(
-                    id=bay.device.id,
-                    active=len(bay.leases),
-                    maximum=bay.maximum,
-                    utilization_pct=reading.utilization_pct,
-                    free_bytes=None if free is None else max(0, free - reserved),
-                    need_bytes=need,
-                )
-            )
-        if not states:
-            return None
-        chosen = self._policy(fitting(states))
-        if chosen is None:
-            return None
-        needed = next(state.need_bytes for state in states if state.id == chosen)
-        return self._grant(self._bays[chosen], max(0, needed))
-
     def _find_lost(self) -> None:
         for bay in self._bays.values():
             if bay.out_reason is None and self._readings.read(bay.device).lost:
@@ -336,34 +240,19 @@ class Balancer:
         if all(bay.out_reason is not None for bay in self._bays.values()):
             raise self._nothing_left()
 
-    def _grant(self, bay: _Bay, need_bytes: int) -> Lease:
+    def _grant(self, bay: _Bay) -> Lease:
         slot = next(slot for slot in range(bay.maximum) if slot not in bay.leases)
-        lease = Lease(bay.device, slot, need_bytes, _balancer=self)
-        bay.leases[slot] = lease
-        if need_bytes > 0:
-            bay.reservations.append(_Reservation(lease))
+        lease = bay.leases[slot] = Lease(bay.device, slot, _balancer=self)
         return lease
 
-    def _settle(self, lease: Lease) -> None:
-        with self._changed:
-            for reservation in self._bays[lease.device.id].reservations:
-                if reservation.lease is lease and reservation.settled_at_s is None:
-                    reservation.settled_at_s = time.monotonic()
-
     def _release(self, lease: Lease) -> None:
-        with self._changed:
+        with self._guard:
             bay = self._bays[lease.device.id]
             if bay.leases.get(lease.slot) is lease:
                 del bay.leases[lease.slot]
-                self._settle(lease)
-                self._changed.notify_all()
 
-    def _nothing_left(self, exclude: frozenset[str] = frozenset()) -> SetupError:
-        why = "; ".join(
-            f"{bay.device.id} {f'is out ({bay.out_reason})' if bay.out_reason else 'has failed it'}"
-            for bay in self._bays.values()
-            if bay.out_reason is not None or bay.device.id in exclude
-        )
+    def _nothing_left(self) -> SetupError:
+        why = "; ".join(f"{bay.device.id} is out ({bay.out_reason})" for bay in self._bays.values())
         return SetupError(
             f"No device is left to work on: {why}.",
             remedy="What is done is kept; run again once a device works.",
@@ -372,6 +261,8 @@ class Balancer:
 
 def _status(load: DeviceLoad) -> str:
     label = "CPU" if load.device.kind == "cpu" else f"GPU {load.device.cuda_index}"
+    if load.device.node:
+        label = load.device.id
     if load.out_reason is not None:
         return f"{label}: {load.active}/{load.maximum} tasks, taken out"
     if load.held:

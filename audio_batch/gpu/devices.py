@@ -23,11 +23,13 @@ class Device:
     """A place where a model lives.
 
     Attributes:
-        id: "cpu", or "cuda:N" with CUDA's number N in this process and its children.
-        cuda_index: N, for `device_index=`; None on the CPU.
-        uuid: joins it with its `GpuSnapshot`; None on the CPU.
+        id: "cpu", or "cuda:N" with CUDA's number N in this process and its children; in a cluster
+            "ray:NODE/cpu" or "ray:NODE/cuda:N".
+        cuda_index: N, for `device_index=`; None on the CPU. In a cluster 0: a worker sees its own.
+        uuid: joins it with its `GpuSnapshot`; None on the CPU. In a cluster what it is one of.
         name: the product name, printable.
         compute_capability: such as (8, 6); None on the CPU or where nobody says.
+        node: the machine of a cluster that it is of; "" for this one.
     """
 
     id: str
@@ -36,6 +38,12 @@ class Device:
     uuid: str | None
     name: str
     compute_capability: tuple[int, int] | None
+    node: str = ""
+
+    @property
+    def torch_name(self) -> str:
+        """What PyTorch calls it in the process that works on it."""
+        return "cpu" if self.kind == "cpu" else f"cuda:{self.cuda_index or 0}"
 
 
 CPU = Device("cpu", "cpu", None, None, "CPU", None)

@@ -14,18 +14,12 @@ class DeviceState:
     Attributes:
         active, maximum: tasks that run there, and how many may.
         utilization_pct: 0 to 100, None when nobody reports it.
-        free_bytes: free memory less what is reserved for models that are still loading, None when
-            nobody reports it.
-        need_bytes: what the waiting task would take there; 0 when it is not known.
     """
 
     id: str
     active: int
     maximum: int
     utilization_pct: float | None = None
-    free_bytes: int | None = None
-    need_bytes: int = 0
-    out: bool = False
 
 
 Policy = Callable[[Sequence[DeviceState]], str | None]
@@ -48,7 +42,7 @@ def choose(states: Sequence[DeviceState]) -> str | None:
     """Pick the least loaded device by `score`; ties go to fewest tasks, then to the first.
 
     Returns:
-        its id, or None when every device is full or out: the task waits.
+        its id, or None when every device is full: the task waits.
     """
     free = _free(states)
     best = min(
@@ -67,28 +61,8 @@ def first_come(states: Sequence[DeviceState]) -> str | None:
     return next((state.id for state in _free(states)), None)
 
 
-def fitting(states: Sequence[DeviceState]) -> list[DeviceState]:
-    """Leave out the devices without memory for the task; a policy chooses among the rest.
-
-    When none has it, the task waits for as long as something of ours runs on one of them and will
-    give its memory back. When nothing does, waiting may last for ever (the memory is other
-    people's): then the devices with the most free memory stay, and what happens there is a matter
-    of handling out-of-memory, not of a queue that stands still.
-    """
-    candidates = [state for state in states if not state.out]
-    fits = [
-        state
-        for state in candidates
-        if state.free_bytes is None or state.need_bytes <= 0 or state.free_bytes >= state.need_bytes
-    ]
-    if fits or any(state.active for state in candidates):
-        return fits
-    most = max((state.free_bytes or 0 for state in candidates), default=0)
-    return [state for state in candidates if (state.free_bytes or 0) == most]
-
-
 def _free(states: Sequence[DeviceState]) -> list[DeviceState]:
-    return [state for state in states if not state.out and state.active < state.maximum]
+    return [state for state in states if state.active < state.maximum]
 
 
 EARLIEST_FINISH = "earliest-finish"

@@ -16,9 +16,9 @@ from audio_batch.host_memory import available_bytes
 _STALE_AFTER_S = 15.0
 # psutil's percentage is the mean since it was last asked: asked too soon it means nothing.
 _HOST_INTERVAL_S = 0.5
-# The host's memory is asked for several times at each assignment; the files of a container's limits
-# take a millisecond.
-_HOST_FRESH_S = 0.05
+# The host is asked for at each assignment; the files of a container's limits take a millisecond.
+# What is read here is only shown: `host_memory.MemoryFloor` looks by itself.
+_HOST_FRESH_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,8 @@ class Readings:
 
     def read(self, device: Device) -> Reading:
         """Say what is known of `device`; old snapshots count as none."""
+        if device.node:
+            return Reading()
         if device.kind == "cpu":
             return self._read_host()
         snapshots = self._sampler.latest() if self._sampler else ()

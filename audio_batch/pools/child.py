@@ -23,6 +23,7 @@ from audio_batch.outcome import Outcome, State
 from audio_batch.pools.messages import (
     Abandon,
     Begun,
+    Bring,
     ChildSetup,
     Ended,
     FromChild,
@@ -71,35 +72,48 @@ def _work(connection: Connection, line: _Line, setup: ChildSetup) -> None:
     from audio_batch.gates import Gates
     from audio_batch.loading import LoadedModels
     from audio_batch.pools.base import Finished
+    from audio_batch.pools.courier import Courier, settled
     from audio_batch.pools.threads import ThreadPool
     from audio_batch.tell import Tell
 
+    courier = None if setup.elsewhere is None else Courier(setup.elsewhere, line.send)
+
     def tell(record: Any) -> None:
+        if courier is not None:
+            courier.told(record)
         line.send(Told(record))
 
-    device = setup.place.device.id
-    cpu = CpuGate(usable_cores())
-    models = LoadedModels(setup.recipe.options, setup.recipe.lineup, lambda _: setup.place, cpu)
+    device, place = setup.place.device.id, setup.place
+    cpu = CpuGate(setup.elsewhere.cores if setup.elsewhere else usable_cores())
     try:
+        recipe = setup.recipe
+        if setup.elsewhere is not None:
+            recipe, place = settled(recipe, place, setup.elsewhere)
+        models = LoadedModels(recipe.options, recipe.lineup, lambda _: place, cpu)
         warnings = models.load(device, set(setup.needed))
-        known = setup.recipe.known_voices(lambda: models.diarizer(device))
+        known = recipe.known_voices(lambda: models.diarizer(device))
     except AudioBatchError as error:
         line.send(Refused.of(error))
         return
-    slots = setup.place.slots
+    slots = place.slots
     gates = Gates(lambda _: slots)
     abandoned: set[int] = set()
     told = Tell(tell, tell, tell, lambda job: job.serial in abandoned)
-    work = setup.recipe.work(models, known, told, gates, cpu)
+    work = recipe.work(models, known, told, gates, cpu)
     line.send(Loaded(tuple(warnings)))
-    pool = ThreadPool(work, slots + setup.place.ahead, first=setup.first_worker)
+    pool = ThreadPool(work, slots + place.ahead, first=setup.first_worker)
 
     def finished(done: Finished) -> None:
-        line.send_outcome(Ended(done.job.key, done.outcome, done.worker))
+        outcome = done.outcome if courier is None else courier.brought_back(done.job, done.outcome)
+        line.send_outcome(Ended(done.job.key, outcome, done.worker))
 
     while not isinstance(message := connection.recv(), Leave):
         if isinstance(message, Abandon):
             abandoned.add(message.serial)
+            continue
+        if isinstance(message, Bring):
+            if courier is not None:
+                courier.take(message)
             continue
         pool.submit(
             message.job,

@@ -12,9 +12,28 @@ from audio_batch.events import AssetProgress
 from audio_batch.loading import Place
 from audio_batch.outcome import Outcome, Published, Stage, StageRecord
 from audio_batch.pipeline import Job
+from audio_batch.storage import PublishedFile
 from audio_batch.workplace import Recipe
 
 # -- from the parent -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """What a child on another machine is told besides; see `courier`.
+
+    `scratch` is a folder there that outlives no child. `model_dir` and `offline` are how the models
+    were found here. With `outputs_come_back` what it publishes is for the parent to publish. Unless
+    `cache_named`, its cache of remote recordings is where that machine has one.
+    """
+
+    node: str
+    scratch: Path
+    model_dir: Path | None
+    offline: bool
+    outputs_come_back: bool
+    cache_named: bool
+    cores: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +41,8 @@ class ChildSetup:
     """What a child is begun with.
 
     `stderr` is where its own stderr and its crash report go. `place.slots` threads work in it,
-    named by numbers from `first_worker` on. `secrets` are for `text.keep_secret`.
+    named by numbers from `first_worker` on. `secrets` are for `text.keep_secret`; none of them goes
+    to another machine.
     """
 
     parent_pid: int
@@ -32,6 +52,20 @@ class ChildSetup:
     stderr: Path
     first_worker: int
     secrets: tuple[str, ...] = field(repr=False)
+    elsewhere: Elsewhere | None = None
+
+
+Shelf = Literal["state", "outputs"]
+"""Where a file belongs that travels: among the kept results of stages, or the outputs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bring:
+    """A file that the next jobs need, to another machine."""
+
+    shelf: Shelf
+    path: str
+    data: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +140,16 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
+class Brought:
+    """A file that a job has made on another machine; before the message that speaks of it."""
+
+    key: str
+    shelf: Shelf
+    file: PublishedFile
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """A job has ended."""
 
@@ -121,5 +165,5 @@ class Logged:
     record: Mapping[str, Any]
 
 
-FromParent = Do | Abandon | Leave
-FromChild = Loaded | Refused | Begun | Told | Ended | Logged
+FromParent = Bring | Do | Abandon | Leave
+FromChild = Loaded | Refused | Begun | Told | Brought | Ended | Logged

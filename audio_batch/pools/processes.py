@@ -10,31 +10,24 @@ from __future__ import annotations
 
 import concurrent.futures
 import logging
-import multiprocessing
 import os
 import pickle
 import queue
 import re
-import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from audio_batch.errors import DeviceError, WorkerDied
 from audio_batch.events import AssetProgress
-from audio_batch.lifetime import ChildKeeper, shielded
 from audio_batch.loading import Place
 from audio_batch.outcome import Published, Stage, StageRecord
 from audio_batch.pipeline import Job
 from audio_batch.pools.base import Begun, Death, Finished
-from audio_batch.pools.child import serve
+from audio_batch.pools.hosts import PATIENCE_S, Handle, Host
 from audio_batch.pools.messages import (
     Abandon,
     ChildSetup,
@@ -55,13 +48,10 @@ from audio_batch.tell import Tell
 from audio_batch.text import for_terminal, kept_secrets, redact
 from audio_batch.workplace import Recipe
 
-_PATIENCE_S = 10.0
-"""For a process that has closed its pipe, or was killed, to be gone."""
-
 _KEPT_LOGS = 50
 
-_SIGKILL = 9
-"""Windows has no name for it, and no process that ends so."""
+_UNNAMEABLE = re.compile(r"[^A-Za-z0-9._-]")
+"""What of a device's id is not for the name of a file."""
 
 _log = logging.getLogger("audio_batch.run")
 
@@ -79,15 +69,12 @@ class _Child:
     """A process and what it has at work. `tasks` and `expected` are guarded by the pool's lock."""
 
     device: str
-    process: SpawnProcess
-    connection: Connection
+    handle: Handle
     stderr: Path
     loaded: concurrent.futures.Future[Sequence[str]]
     reader: threading.Thread | None = None
     outbox: queue.SimpleQueue[FromParent | None] = field(default_factory=queue.SimpleQueue)
     tasks: dict[str, _Task] = field(default_factory=dict)
-    oom_kills: int | None = None
-    """How often the kernel had killed for lack of memory when the process began."""
     expected: bool = False
     """Whether its end is our doing."""
     death: Death | None = None
@@ -97,6 +84,7 @@ class ProcessPool:
     """See `Pool`. A device's process is begun by `begin`, which also begins it anew.
 
     Args:
+        host: where the processes are begun.
         place_of: where the models of a device are to be loaded, asked each time.
         logs: the folder for what the processes write to stderr.
         died: called in a thread of the pool when a process has ended by itself.
@@ -108,6 +96,7 @@ class ProcessPool:
         self,
         recipe: Recipe,
         *,
+        host: Host,
         place_of: Callable[[str], Place],
         workers: int,
         logs: Path,
@@ -116,13 +105,13 @@ class ProcessPool:
     ) -> None:
         self.workers = workers
         self._recipe = recipe
+        self._host = host
         self._place_of = place_of
         self._logs = logs
         self._tell = tell
         self._died = died
         self._lock = threading.Lock()
         self._children: dict[str, _Child] = {}
-        self._keeper = ChildKeeper()
         self._deaths = 0
         self._first_worker: dict[str, int] = {}
         self._next_worker = 1
@@ -132,10 +121,8 @@ class ProcessPool:
     def begin(self, device: str, needed: Set[Stage]) -> None:
         """Begin the device's process, or end it and begin it anew; main thread only.
 
-        Linux ends a child with the thread that began it.
-
         Raises:
-            DeviceError: the system refuses another process.
+            DeviceError: the system refuses another process, or the device is gone.
         """
         previous = self._children.pop(device, None)
         if previous is not None:
@@ -144,7 +131,7 @@ class ProcessPool:
         if device not in self._first_worker:
             self._first_worker[device] = self._next_worker
             self._next_worker += place.slots + place.ahead
-        stderr = self._logs / f"{device.replace(':', '-')}.log"
+        stderr = self._logs / f"{_UNNAMEABLE.sub('-', device)}.log"
         setup = ChildSetup(
             parent_pid=os.getpid(),
             recipe=self._recipe,
@@ -156,47 +143,16 @@ class ProcessPool:
         )
         try:
             self._logs.mkdir(parents=True, exist_ok=True)
-            process, ours = self._spawn(device, setup)
+            handle = self._host.begin(device, setup)
         except OSError as error:
             raise DeviceError(f"No process can be begun for {device}: {error}.") from error
-        child = _Child(
-            device, process, ours, stderr, concurrent.futures.Future(), oom_kills=_oom_kills()
-        )
+        child = _Child(device, handle, stderr, concurrent.futures.Future())
         self._children[device] = child
         name = f"Reader of {device}"
         child.reader = threading.Thread(target=self._read, args=(child,), name=name, daemon=True)
         child.reader.start()
         name = f"Writer to {device}"
         threading.Thread(target=self._write, args=(child,), name=name, daemon=True).start()
-
-    def _spawn(self, device: str, setup: ChildSetup) -> tuple[SpawnProcess, Connection]:
-        """Begin the process itself; our end of its pipe.
-
-        Raises:
-            OSError: the system refuses.
-        """
-        try:
-            Path.cwd()
-        except FileNotFoundError:  # removed meanwhile; a child could not begin in it
-            os.chdir(self._recipe.root)
-        if sys.platform != "win32":
-            # Begun with the first child, it would open the signals again that `shielded` holds.
-            resource_tracker.ensure_running()
-        spawn = multiprocessing.get_context("spawn")
-        ours, theirs = spawn.Pipe()
-        process = spawn.Process(
-            target=serve, args=(theirs, setup), name=f"audio-batch {device}", daemon=True
-        )
-        try:
-            with shielded():
-                process.start()
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        self._keeper.adopt(process.pid or 0)
-        return process, ours
 
     def load(self, device: str, needed: Set[Stage]) -> Sequence[str]:  # noqa: ARG002
         """Wait until the process has loaded its models; what to warn of. Any thread.
@@ -209,14 +165,14 @@ class ProcessPool:
     def _kill(self, child: _Child) -> None:
         with self._lock:
             child.expected = True
-        child.process.kill()
-        child.process.join(_PATIENCE_S)
+        child.handle.kill()
+        child.handle.wait(PATIENCE_S)
 
     def _write(self, child: _Child) -> None:
         """The life of a child's writer; a child that hangs reads nothing, and nobody waits."""
         while (message := child.outbox.get()) is not None:
             try:
-                child.connection.send(message)
+                child.handle.send(message)
             except (OSError, ValueError):
                 return  # it has died: its reader tells of it
 
@@ -226,17 +182,16 @@ class ProcessPool:
         """The life of a child's reader."""
         try:
             while True:
-                self._take(child, child.connection.recv())
+                self._take(child, child.handle.receive())
         except (EOFError, OSError, pickle.UnpicklingError):
             pass
         except Exception:
             # A message that cannot be understood: the child is not what it should be.
             _log.exception("The process of %s is ended", child.device)
         child.outbox.put(None)
-        child.process.join(_PATIENCE_S)
-        if child.process.is_alive():
-            child.process.kill()
-            child.process.join(_PATIENCE_S)
+        if not child.handle.wait(PATIENCE_S):
+            child.handle.kill()
+            child.handle.wait(PATIENCE_S)
         self._bury(child)
 
     def _take(self, child: _Child, message: FromChild) -> None:
@@ -273,12 +228,8 @@ class ProcessPool:
             self._tell.progress(record)
 
     def _bury(self, child: _Child) -> None:
-        from_outside = (
-            child.process.exitcode == -_SIGKILL
-            and child.oom_kills is not None
-            and child.oom_kills == _oom_kills()
-        )
-        how = _how(child.process.exitcode, from_outside=from_outside)
+        ending = child.handle.ending()
+        how = ending.how
         with self._lock:
             expected = child.expected
         evidence, log = ("", None) if expected else self._evidence(child.stderr)
@@ -293,9 +244,10 @@ class ProcessPool:
                 how,
                 evidence,
                 log,
-                running=tuple(task.job for task in tasks if task.begun),
-                waiting=tuple(task.job for task in tasks if not task.begun),
-                from_outside=from_outside,
+                running=tuple(t.job for t in tasks if t.begun and not ending.lost),
+                # What went with its machine is as if nobody had taken it up.
+                waiting=tuple(t.job for t in tasks if not t.begun or ending.lost),
+                from_outside=ending.from_outside,
             )
         if not child.loaded.done():
             told = f": {how} {f'({evidence})' if evidence else ''}".rstrip()
@@ -369,12 +321,12 @@ class ProcessPool:
         with self._lock:
             for child in self._children.values():
                 child.expected = True
-        deadline_s = time.monotonic() + _PATIENCE_S
+        deadline_s = time.monotonic() + PATIENCE_S
         leaving = [child for child in self._children.values() if child.loaded.done()]
         for child in leaving:
             child.outbox.put(Leave())
         for child in leaving:
-            child.process.join(max(0.0, deadline_s - time.monotonic()))
+            child.handle.wait(max(0.0, deadline_s - time.monotonic()))
         return self.drop()
 
     def drop(self) -> bool:
@@ -382,51 +334,11 @@ class ProcessPool:
         for child in self._children.values():
             with self._lock:
                 child.expected = True
-            child.process.kill()
+            child.handle.kill()
         for child in self._children.values():
-            child.process.join(_PATIENCE_S)
+            child.handle.wait(PATIENCE_S)
             child.outbox.put(None)
             if child.reader is not None:
-                child.reader.join(_PATIENCE_S)
-        self._keeper.close()
+                child.reader.join(PATIENCE_S)
+        self._host.close()
         return True
-
-
-_WINDOWS_CRASHES = {
-    0xC0000005: "access violation",
-    0xC0000017: "no memory",
-    0xC00000FD: "stack overflow",
-    0xC0000374: "heap corruption",
-    0xC0000409: "stack buffer overrun or abort",
-}
-"""NTSTATUS values by which Windows ends a process (ntstatus.h)."""
-
-
-def _oom_kills() -> int | None:
-    """How often the kernel has killed for lack of memory, in whatever container; None: unknown.
-
-    It counts before it kills (mm/oom_kill.c): what ended by SIGKILL without it was ended by
-    somebody else.
-    """
-    try:
-        text = Path("/proc/vmstat").read_text("ascii")
-    except (OSError, ValueError):
-        return None
-    found = re.search(r"^oom_kill (\d+)$", text, re.MULTILINE)
-    return int(found[1]) if found else None
-
-
-def _how(exit_code: int | None, *, from_outside: bool) -> str:
-    """How a process ended, in a phrase."""
-    if from_outside:
-        return "SIGKILL, not by the kernel for lack of memory"
-    if exit_code is None:
-        return "it does not answer"
-    if exit_code < 0:
-        try:
-            name = signal.Signals(-exit_code).name
-        except ValueError:
-            name = f"signal {-exit_code}"
-        return f"{name}, as for lack of memory" if name == "SIGKILL" else name
-    crash = _WINDOWS_CRASHES.get(exit_code & 0xFFFFFFFF)
-    return f"exit code {exit_code:#x}, {crash}" if crash else f"exit code {exit_code}"

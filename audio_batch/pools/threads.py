@@ -31,14 +31,17 @@ class _Task:
 class ThreadPool:
     """See `Pool`. Threads are named Worker-1, Worker-2, … from the number `first` on.
 
+    `queued` jobs more than there are threads are taken, and wait for one.
+
     A thread cannot be ended from outside. That of a job which is given up is replaced, and ends by
     itself when native code lets go of it; until then the process cannot end in an orderly way.
     """
 
     isolated = False
 
-    def __init__(self, work: Work, workers: int, *, first: int = 1) -> None:
-        self.workers = workers
+    def __init__(self, work: Work, workers: int, *, first: int = 1, queued: int = 0) -> None:
+        self.workers = workers + queued
+        self._most_threads = workers
         self._work = work
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._numbers = itertools.count(first)
@@ -99,7 +102,7 @@ class ThreadPool:
             self._waiting += 1
             busy = len(self._running) - len(self._given_up)
             alive = len(self._threads) - len(self._given_up) - self._ended
-            if self._waiting + busy > alive and alive < self.workers:
+            if self._waiting + busy > alive and alive < self._most_threads:
                 self._threads.append(self._begin())
         self._tasks.put(_Task(job, started, finished))
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from audio_batch import models
+from audio_batch.asset import Asset
+from audio_batch.assets import languages_of
 from audio_batch.config import Settings
 from audio_batch.errors import AudioBatchError
 from audio_batch.gpu.cuda import pin_device_order
@@ -18,10 +20,11 @@ from audio_batch.gpu.snapshot import GpuSnapshot, ProbeAbsent, ProbeError
 from audio_batch.hub import is_offline
 from audio_batch.languages import code_of
 from audio_batch.lineup import DEFAULT_MODEL
-from audio_batch.manifest import Asset, Manifest
+from audio_batch.manifest import Manifest
 from audio_batch.naming import OutputNamer
+from audio_batch.output_folder import OutputFolder
+from audio_batch.output_names import OutputNames
 from audio_batch.preflight.servers import Servers
-from audio_batch.storage import OutputFolder
 
 FLOOR_BYTES = 200_000_000
 """Free space below which a run is not worth beginning: the journal and a log fit, little else."""
@@ -36,16 +39,16 @@ class PreflightRequest:
         assets: those of the manifest that the run takes (or still has to do).
         folder: where the outputs go; None where nobody asks.
         devices: the run's, where they are known already.
-        output_names: each asset's output name by its id, where they are known already.
+        output_names: the output names of the whole manifest, where they are known already.
         floor_bytes: free space of the output folder's disk below which that is an error.
     """
 
     settings: Settings
     manifest: Manifest | None = None
-    assets: tuple[Asset, ...] = ()
+    assets: Sequence[Asset] = ()
     folder: OutputFolder | None = None
     devices: tuple[Device, ...] | None = None
-    output_names: Mapping[str, str] | None = None
+    output_names: OutputNames | None = None
     floor_bytes: int = FLOOR_BYTES
 
 
@@ -107,7 +110,10 @@ class Facts:
 
     @cached_property
     def cuda_devices(self) -> tuple[Device, ...]:
-        """Those that are GPUs; none where the devices cannot be told (another check says why)."""
+        """Those that are GPUs of this machine; none where the devices cannot be told (another check
+        says why)."""
+        if self.settings.executor == "ray":
+            return ()
         try:
             return tuple(device for device in self.devices if device.kind == "cuda")
         except AudioBatchError:
@@ -158,7 +164,7 @@ class Facts:
     @property
     def model_bytes(self) -> int | None:
         """Size of the recognition model's weights, where it can be told without the network."""
-        if self.settings.engine == "null":
+        if self.settings.recognizer == "null":
             return None
         try:
             return self.local_model.size_bytes if self.local_model is not None else None
@@ -166,8 +172,8 @@ class Facts:
             return None
 
     @cached_property
-    def output_names(self) -> Mapping[str, str]:
-        """Each asset's output name by its id; of the whole manifest, so as a run names them.
+    def output_names(self) -> OutputNames:
+        """The output names of the whole manifest, so as a run names them.
 
         Raises:
             UsageError: the template cannot be used.
@@ -175,7 +181,7 @@ class Facts:
         if self.request.output_names is not None:
             return self.request.output_names
         assets = self.request.manifest.assets if self.request.manifest else ()
-        return OutputNamer(self.settings.output_template).texts(assets)
+        return OutputNamer(self.settings.output_template).over(assets)
 
     @property
     def wants_alignment(self) -> bool:
@@ -186,7 +192,7 @@ class Facts:
     @property
     def languages(self) -> tuple[str, ...]:
         """Codes of the languages that are named: by --language, and by the assets."""
-        named = (self.settings.language, *(asset.language for asset in self.request.assets))
+        named = (self.settings.language, *languages_of(self.request.assets))
         return tuple(sorted({code for text in named if text and (code := code_of(text))}))
 
 

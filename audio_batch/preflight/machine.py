@@ -73,6 +73,9 @@ def driver_version() -> str:
 
 def devices(facts: Facts) -> Iterator[Finding]:
     """Which devices will work, and whether the model fits into their memory."""
+    if facts.settings.executor == "ray":
+        yield ok("Ray places the workers; its nodes are asked when the run begins.")
+        return
     chosen = facts.devices
     reported = facts.gpu_report.gpus if facts.device_spec != "cpu" else ()
     if reported and chosen[0].kind == "cpu":
@@ -132,7 +135,7 @@ def cuda(facts: Facts) -> Iterator[Finding]:
     if not facts.cuda_devices:
         yield ok("Not needed: no GPU is to be used.")
         return
-    if facts.settings.engine == "null":
+    if facts.settings.recognizer == "null":
         yield ok("Not needed: the null engine hears nothing.")
         return
     speakers = facts.settings.diarize is not False

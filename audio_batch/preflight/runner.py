@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from audio_batch.errors import AudioBatchError
-from audio_batch.preflight import machine, software, speech_models, survival, work
+from audio_batch.preflight import machine, software, speech_models, stores, survival, work
 from audio_batch.preflight.check import Check, Finding, error
 from audio_batch.preflight.facts import Facts, PreflightRequest
 from audio_batch.text import for_terminal, redact
@@ -26,6 +26,8 @@ ALL: Sequence[tuple[str, CheckFunction]] = (
     ("token", speech_models.token),
     ("diarization", speech_models.diarization),
     ("alignment", speech_models.alignment),
+    ("stores", stores.packages),
+    ("aws", stores.aws),
     ("inputs", work.inputs),
     ("names", work.names),
     ("overwriting", work.overwriting),

@@ -24,7 +24,7 @@ def recognition(facts: Facts) -> Iterator[Finding]:
     """The model that hears the words."""
     name = facts.model_name
     repository = facts.model_repository
-    if facts.settings.engine == "null":
+    if facts.settings.recognizer == "null":
         yield ok("The null engine needs no model.")
     elif (found := facts.local_model) is not None:
         if found.is_demo:
@@ -90,7 +90,7 @@ def diarization(facts: Facts) -> Iterator[Finding]:
     if settings.diarize is False:
         yield ok("Not asked for: --no-diarize.")
         return
-    if settings.engine == "null" and settings.diarize is None:
+    if settings.recognizer == "null" and settings.diarize is None:
         yield ok("The null engine hears no speakers.")
         return
     name = settings.diarize_model or DEFAULT_DIARIZATION_MODEL

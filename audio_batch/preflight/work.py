@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from audio_batch.assembly import DEFAULT_FORMATS
+from audio_batch.asset import Asset
+from audio_batch.assets import Assets, amount_of
 from audio_batch.errors import LockedError
 from audio_batch.formats import FORMATS, parse_formats
-from audio_batch.manifest import Asset
 from audio_batch.manifest_sources import look_for_all
-from audio_batch.naming import OutputNamer
 from audio_batch.preflight.check import Finding, error, ok, size, warning
 from audio_batch.preflight.facts import Facts
 from audio_batch.storage import TEMPORARY_PREFIX
 
 SHOWN = 3
+_AT_ONCE = 4096
 
 BYTES_PER_HOUR = 4_000_000
 """Outputs of an hour of speech, generously: 2.5 words a second, about 150 bytes each as JSON with
@@ -36,8 +38,7 @@ def inputs(facts: Facts) -> Iterator[Finding]:
     assets = facts.request.assets
     if not assets:
         return
-    places = [(str(asset.path),) for asset in assets if asset.path is not None]
-    problems = [found.problem for found in look_for_all(places) if found.problem]
+    problems = list(_problems(assets))
     if not problems:
         yield ok(f"All {_counted(len(assets), 'recording')} are there.")
         return
@@ -49,13 +50,19 @@ def inputs(facts: Facts) -> Iterator[Finding]:
     )
 
 
+def _problems(assets: Sequence[Asset]) -> Iterator[str]:
+    every = iter(assets)
+    while some := list(itertools.islice(every, _AT_ONCE)):
+        places = [(str(asset.path),) for asset in some if asset.path is not None]
+        yield from (found.problem for found in look_for_all(places) if found.problem)
+
+
 def names(facts: Facts) -> Iterator[Finding]:
     """Whether assets would share an output's name; they are told apart by a hash of their id."""
     if facts.request.manifest is None:
         return
     assets = facts.request.manifest.assets
-    namer = OutputNamer(facts.settings.output_template)
-    renamed = namer.told_apart(assets, facts.output_names)
+    renamed = facts.output_names.told_apart()
     if not renamed:
         yield ok(f"{_counted(len(assets), 'asset')} have different output names.")
         return
@@ -71,18 +78,23 @@ def overwriting(facts: Facts) -> Iterator[Finding]:
     manifest, folder = facts.request.manifest, facts.request.folder
     if manifest is None or folder is None:
         return
-    read = [asset.path for asset in facts.request.assets if asset.path]
+    assets = facts.request.assets
     # No output leaves the output folder (`storage.contained`): most runs read nothing from there.
-    inside = _inside(folder.root, [manifest.path, *read])
+    inside = list(_inside(folder.root, [manifest.path]))
+    if not _surely_elsewhere(folder.root, assets):
+        inside += _inside(folder.root, (asset.path for asset in assets if asset.path))
     hit = []
     if inside:
         kept, formats = {_key(path) for path in inside}, _formats(facts)
+        names_of = facts.output_names
         outputs = (
             folder.root / name
-            for asset in facts.request.assets
-            for name in _files(asset, PurePosixPath(facts.output_names[asset.id]), formats)
+            for asset in assets
+            for name in _files(asset, PurePosixPath(names_of.at(asset.position, asset.id)), formats)
         )
-        hit = [path for path in (*outputs, folder.summary_path) if _key(path) in kept]
+        hit = [
+            path for path in itertools.chain(outputs, [folder.summary_path]) if _key(path) in kept
+        ]
     if hit:
         yield error(
             f"Outputs would be written over what is read: {_first([str(path) for path in hit])}.",
@@ -93,9 +105,12 @@ def overwriting(facts: Facts) -> Iterator[Finding]:
 
 
 def output_folder(facts: Facts) -> Iterator[Finding]:
-    """Whether the output folder can be written to, and whether another run holds it."""
+    """Whether the output folder can be written to (raises where a store's cannot), and is free."""
     if (place := facts.request.folder) is None:
         return
+    if not place.is_local:
+        place.place.open().probe()
+        yield ok(f"{place.where} can be written to; the state is kept in {place.state}.")
     root = place.root
     remedy = "Choose another --output-dir, or mend its permissions."
     if not root.exists():
@@ -143,9 +158,9 @@ def space(facts: Facts) -> Iterator[Finding]:
 
 def estimated_bytes(assets: Sequence[Asset]) -> int:
     """Space for all outputs of these; recordings of unknown length are taken for average ones."""
-    known = [asset.duration_s for asset in assets if asset.duration_s is not None]
-    hours = sum(known) / 3600 * len(assets) / len(known) if known else 0.0
-    return int(BYTES_PER_HOUR * hours + BYTES_PER_ASSET * len(assets))
+    amount = amount_of(assets)
+    hours = amount.known_s / 3600 * amount.count / amount.known if amount.known else 0.0
+    return int(BYTES_PER_HOUR * hours + BYTES_PER_ASSET * amount.count)
 
 
 def _formats(facts: Facts) -> tuple[str, ...]:
@@ -163,12 +178,24 @@ def _existing(path: Path) -> Path:
     return next(place for place in (path, *path.parents) if place.exists())
 
 
-def _inside(root: Path, paths: Sequence[Path]) -> list[Path]:
+def _surely_elsewhere(root: Path, assets: Sequence[Asset]) -> bool:
+    """Whether no recording lies in `root` or below it, told without a look at each."""
+    if not isinstance(assets, Assets) or (folders := assets.entries.folders) is None:
+        return False
+    real_root = _real(root)
+    return not any(_real(Path(folder)).is_relative_to(real_root) for folder in folders)
+
+
+def _inside(root: Path, paths: Iterable[Path]) -> Iterator[Path]:
     """Those of the paths whose folder is `root` or below it."""
     real_root = _real(root)
-    folders = {os.path.dirname(path) for path in paths}  # noqa: PTH120 - 100,000 of them
-    below = {folder for folder in folders if _real(Path(folder)).is_relative_to(real_root)}
-    return [path for path in paths if os.path.dirname(path) in below] if below else []  # noqa: PTH120
+    known: dict[str, bool] = {}
+    for path in paths:
+        folder = os.path.dirname(path)  # noqa: PTH120 - 100,000 of them
+        if folder not in known:
+            known[folder] = _real(Path(folder)).is_relative_to(real_root)
+        if known[folder]:
+            yield path
 
 
 def _key(path: Path) -> str:

@@ -27,7 +27,8 @@ from audio_batch.errors import AssetError, ErrorKind, SetupError, UsageError
 from audio_batch.formats import FORMATS, FormatOptions, render
 from audio_batch.journal import Journal, JournalEntry
 from audio_batch.outcome import State
-from audio_batch.storage import STATE_FOLDER, PublishedFile, contained, publish, write_atomic
+from audio_batch.seal import sealed_again
+from audio_batch.storage import PublishedFile, contained, publish, write_atomic
 from audio_batch.text import for_terminal
 from audio_batch.transcript import Speaker, Transcript
 from audio_batch.voices import memory, names
@@ -81,14 +82,14 @@ def link_output(
         raise UsageError(f"--link-threshold must lie between 0 and 1, not {threshold:g}.")
     settle(root, journal)
     given, listed = names.load(root), {voice.voice for voice in names.listed(root)}
-    remembered = memory.recall(root)
+    remembered = memory.recall(journal.path.parent)
     entries = list(_published(journal))
     survey = _Survey()
     for entry in entries:
         survey.read(root, entry, remembered)
     new = _decide(survey, remembered, threshold, relink, listed)
     if not dry_run and survey.recordings:
-        memory.keep(root, remembered)
+        memory.keep(journal.path.parent, remembered)
 
     changed = []
     layouts = cache(lambda run_id: _layout(journal, run_id))
@@ -105,7 +106,7 @@ def link_output(
             survey.left_out.append(str(error))
     voices = survey.summaries()
     if not dry_run:
-        _announcement(root).unlink(missing_ok=True)
+        _announcement(journal).unlink(missing_ok=True)
         if voices or listed:
             names.update(root, voices)
     return LinkReport(
@@ -144,7 +145,7 @@ def apply_names(root: Path, journal: Journal) -> list[str]:
             if error.kind is ErrorKind.DISK_FULL:
                 raise SetupError(error.message, remedy=error.remedy) from error
             left_out.append(str(error))
-    _announcement(root).unlink(missing_ok=True)
+    _announcement(journal).unlink(missing_ok=True)
     return left_out
 
 
@@ -317,7 +318,11 @@ def _rewrite(
         if old.format not in FORMATS:
             written.append(old)
             continue
-        data = render(old.format, transcript, layout)
+        data = (
+            sealed_again(transcript, written)
+            if old.format == "json"
+            else render(old.format, transcript, layout)
+        )
         new = PublishedFile(old.format, old.path, len(data), hashlib.sha256(data).hexdigest())
         written.append(new)
         if new.format == "json":
@@ -325,7 +330,7 @@ def _rewrite(
                 "asset_id": entry.asset_id,
                 "outputs": [dataclasses.asdict(output) for output in written],
             }
-            write_atomic(_announcement(root), json.dumps(announcement).encode("ascii"))
+            write_atomic(_announcement(journal), json.dumps(announcement).encode("ascii"))
         if new != old:
             publish(root, PurePosixPath(new.path), data, format_name=new.format)
     journal.replace_outputs(entry.asset_id, tuple(written))
@@ -342,8 +347,8 @@ def _layout(journal: Journal, run_id: int) -> FormatOptions:
     )
 
 
-def _announcement(root: Path) -> Path:
-    return root / STATE_FOLDER / "relinking.json"
+def _announcement(journal: Journal) -> Path:
+    return journal.path.with_name("relinking.json")
 
 
 def settle(root: Path, journal: Journal) -> None:
@@ -352,7 +357,7 @@ def settle(root: Path, journal: Journal) -> None:
     Else that one transcript would no longer be the file that the journal vouches for, and a run
     would transcribe its recording again.
     """
-    path = _announcement(root)
+    path = _announcement(journal)
     if not path.exists():
         return
     try:

@@ -1,4 +1,4 @@
-"""What linking remembers of a folder between times: `.audio-batch/voices.json`.
+"""What linking remembers of an output folder between times: `voices.json` beside the journal.
 
 It is written before any transcript is changed, so that a linking that is killed goes on as it had
 decided. It also brings back a voice's id when its recording is diarized or written anew, and keeps
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from audio_batch.errors import SetupError
-from audio_batch.storage import STATE_FOLDER, write_atomic
+from audio_batch.storage import write_atomic
 from audio_batch.transcript import Speaker, Transcript
 
 if TYPE_CHECKING:
@@ -63,18 +63,18 @@ def embedding_digest(speaker: Speaker) -> str:
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
 
 
-def memory_path(root: Path) -> Path:
-    """Where the memory of an output folder lies."""
-    return root / STATE_FOLDER / "voices.json"
+def memory_path(state: Path) -> Path:
+    """Where the memory lies, of the output folder with this state folder."""
+    return state / "voices.json"
 
 
-def recall(root: Path) -> Memory:
+def recall(state: Path) -> Memory:
     """The memory of an output folder; empty where there is none yet.
 
     Raises:
         SetupError: it cannot be read, or is of a newer version.
     """
-    path = memory_path(root)
+    path = memory_path(state)
     try:
         document = json.loads(path.read_bytes())
         version = document["schema_version"]
@@ -105,7 +105,7 @@ def recall(root: Path) -> Memory:
         ) from error
 
 
-def keep(root: Path, memory: Memory) -> None:
+def keep(state: Path, memory: Memory) -> None:
     """Write the memory, durably.
 
     Raises:
@@ -120,7 +120,7 @@ def keep(root: Path, memory: Memory) -> None:
         },
         "decided": memory.decided,
     }
-    write_atomic(memory_path(root), json.dumps(document).encode("ascii"))
+    write_atomic(memory_path(state), json.dumps(document).encode("ascii"))
 
 
 def _decision(voice: str | None, digest: str) -> tuple[str | None, str]:

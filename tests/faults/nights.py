@@ -15,7 +15,7 @@ from shim import entries
 
 from audio_batch.journal import Journal
 from audio_batch.outcome import State
-from audio_batch.storage import OutputFolder
+from audio_batch.output_folder import OutputFolder
 from audio_batch.verify import check_journal, verify
 
 _POLL_S = 0.03

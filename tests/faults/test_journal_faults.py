@@ -206,9 +206,12 @@ def noise_is_told(disk: Disk, count: int) -> None:
                     assert words[0] != "verify", "it looks through the whole file"
                     assert answer.code == 0, answer.err
         assert told >= count * 2
-        # As the message says: moved away, everything is done anew.
+        # As the message says: once it is moved away, what is done is taken over from the outputs.
         journal.rename(journal.with_suffix(".old"))
         assert disk.run(place, *night).code == 0
+        after = hashes(place / "out")
+        assert after.pop("summary.json") != outputs.pop("summary.json")
+        assert after == outputs
 
 
 @posix

@@ -14,7 +14,7 @@ from program import text_outputs, write_manifest
 from shim import Disk, entries, memory_folder, torn
 
 from audio_batch.outcome import State
-from audio_batch.storage import OutputFolder
+from audio_batch.output_folder import OutputFolder
 
 NIGHT = ("run", "manifest.json", "--engine", "null", "-o", "out")
 

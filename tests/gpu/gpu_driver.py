@@ -96,7 +96,9 @@ def balance(count: int) -> dict[str, Any]:
         balancer = Balancer(devices, dict.fromkeys([d.id for d in devices], 5), sampler)
         leases, lines = [], []
         for _ in range(count):
-            leases.append(balancer.lease(cancelled=threading.Event()))
+            lease = balancer.try_lease()
+            assert lease is not None
+            leases.append(lease)
             lines.append(balancer.status_line())
         for lease in leases:
             lease.release()

@@ -8,7 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ import pytest
 from stub_nvml import environment, gpu
 
 from audio_batch.errors import SetupError, UsageError
-from audio_batch.gpu.balancer import Balancer, Cancelled, Lease
+from audio_batch.gpu.balancer import Balancer, Lease
 from audio_batch.gpu.devices import CPU, Device
 from audio_batch.gpu.fake import FakeProbe, fake_gpu
 from audio_batch.gpu.probe import Sampler
@@ -45,29 +45,11 @@ def sampled(*readings: list[GpuSnapshot], interval_s: float = 0.01) -> Iterator[
         yield sampler
 
 
-def in_thread(ask: Callable[[], Lease]) -> Future[Lease]:
-    """Run `ask` in a thread that has begun: a daemon, a test that fails must not wait for it."""
-    begun, future = threading.Event(), Future[Lease]()
-
-    def run() -> None:
-        begun.set()
-        try:
-            future.set_result(ask())
-        except Exception as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    assert begun.wait(SOON_S)
-    return future
-
-
-@contextmanager
-def waiting(ask: Callable[[], Lease]) -> Iterator[Future[Lease]]:
-    """Run `ask` in a thread that is known to be waiting for its lease."""
-    future = in_thread(ask)
-    with pytest.raises(TimeoutError):
-        future.result(0.05)
-    yield future
+def taken(balancer: Balancer, *excluded: str) -> Lease:
+    """A slot, of which there must be one."""
+    lease = balancer.try_lease(exclude=frozenset(excluded))
+    assert lease is not None
+    return lease
 
 
 def test_sixteen_threads_never_exceed_a_cap_and_lose_nothing() -> None:
@@ -82,27 +64,24 @@ def test_sixteen_threads_never_exceed_a_cap_and_lose_nothing() -> None:
 
     def work(number: int) -> None:
         dice = random.Random(number)
-        try:
-            with balancer.lease(cancelled=stop) as lease:
-                place = (lease.device.id, lease.slot)
-                with lock:
-                    if place in running or not 0 <= lease.slot < limits[lease.device.id]:
-                        problems.append(f"{number} on {place}")
-                    running.add(place)
-                    here = sum(1 for device_id, _ in running if device_id == lease.device.id)
-                    peaks[lease.device.id] = max(peaks[lease.device.id], here)
-                    seen.append(number)
-                stop.wait(dice.random() / 500)
-                with lock:
-                    running.discard(place)
-                if dice.random() < 0.2:
-                    raise ValueError("a task that fails")
-                if dice.random() < 0.2:
-                    lease.release()  # once more by the context manager
-        except ValueError:
-            pass
+        while (lease := balancer.try_lease()) is None:
+            pause.wait(dice.random() / 500)
+        place = (lease.device.id, lease.slot)
+        with lock:
+            if place in running or not 0 <= lease.slot < limits[lease.device.id]:
+                problems.append(f"{number} on {place}")
+            running.add(place)
+            here = sum(1 for device_id, _ in running if device_id == lease.device.id)
+            peaks[lease.device.id] = max(peaks[lease.device.id], here)
+            seen.append(number)
+        pause.wait(dice.random() / 500)
+        with lock:
+            running.discard(place)
+        lease.release()
+        if dice.random() < 0.2:
+            lease.release()
 
-    stop = threading.Event()
+    pause = threading.Event()
     with sampled(*readings, interval_s=0.001) as sampler:
         balancer = Balancer(devices, limits, sampler)
         with ThreadPoolExecutor(16) as pool:
@@ -113,77 +92,17 @@ def test_sixteen_threads_never_exceed_a_cap_and_lose_nothing() -> None:
     assert [load.active for load in balancer.loads()] == [0, 0, 0]
 
 
-def test_the_lowest_free_slot_is_given_again() -> None:
-    balancer = Balancer([cuda(0)], {"cuda:0": 3})
-    first, second, third = (balancer.lease() for _ in range(3))
-    assert [first.slot, second.slot, third.slot] == [0, 1, 2]
-    second.release()
-    first.release()
-    assert [balancer.lease().slot, balancer.lease().slot] == [0, 1]
-    second.release()  # long over: it takes nothing from the one who has the slot now
-    assert [load.active for load in balancer.loads()] == [3]
-
-
-def test_an_exception_inside_gives_the_slot_back_once() -> None:
-    balancer = Balancer([cuda(0)], {"cuda:0": 1})
-    with pytest.raises(ZeroDivisionError), balancer.lease() as lease:
-        _ = 1 / 0
-    lease.release()
-    assert balancer.loads()[0].active == 0
-
-
-def test_tasks_go_where_the_score_is_lowest() -> None:
-    gpus = [fake_gpu(0, utilization_pct=90.0), fake_gpu(1, utilization_pct=0.0)]
-    with sampled(gpus) as sampler:
-        balancer = Balancer([cuda(0), cuda(1)], caps(d0=4, d1=4), sampler)
-        assert [balancer.lease().device.id for _ in range(5)] == ["cuda:1"] * 4 + ["cuda:0"]
-    with sampled(gpus) as sampler:
-        balancer = Balancer([cuda(0), cuda(1)], caps(d0=2, d1=2), sampler, policy="first-come")
-        assert [balancer.lease().device.id for _ in range(3)] == ["cuda:0", "cuda:0", "cuda:1"]
-
-
-def test_a_task_waits_for_a_slot_and_gets_it() -> None:
-    balancer = Balancer([cuda(0)], {"cuda:0": 1})
-    held = balancer.lease()
-    with waiting(balancer.lease) as future:
-        held.release()
-        assert future.result(SOON_S).slot == 0
-
-
-def test_who_must_not_wait_is_told_that_nothing_is_free() -> None:
-    balancer = Balancer([cuda(0)], caps(n0=1))
-    lease = balancer.try_lease()
-    assert lease is not None
-    assert balancer.try_lease() is None
-    lease.release()
-    assert balancer.try_lease() is not None
-
-
-def test_a_wait_ends_when_the_run_is_cancelled() -> None:
-    balancer = Balancer([cuda(0)], {"cuda:0": 1})
-    balancer.lease()
-    stop = threading.Event()
-    with waiting(lambda: balancer.lease(cancelled=stop)) as future:
-        stop.set()
-        with pytest.raises(Cancelled):
-            future.result(SOON_S)
-    with pytest.raises(Cancelled):
-        balancer.lease(cancelled=stop)
-    assert balancer.loads()[0].active == 1
-
-
-def test_a_wait_ends_when_the_last_device_is_taken_out(caplog: pytest.LogCaptureFixture) -> None:
-    balancer = Balancer([cuda(0), cuda(1)], caps(d0=1, d1=1))
-    held = [balancer.lease(), balancer.lease()]
-    with (
-        caplog.at_level(logging.WARNING, logger="audio_batch.gpu"),
-        waiting(balancer.lease) as future,
-    ):
+def test_devices_are_taken_out_one_by_one(caplog: pytest.LogCaptureFixture) -> None:
+    balancer = Balancer([cuda(0), cuda(1)], caps(d0=2, d1=1))
+    held = [taken(balancer), taken(balancer)]
+    with caplog.at_level(logging.WARNING, logger="audio_batch.gpu"):
         balancer.take_out("cuda:0", "cuDNN died")
         balancer.take_out("cuda:0", "and died again")
+        assert balancer.try_lease() is None  # cuda:0 has a free slot, and is out
+        assert balancer.lease_on("cuda:0") is None
         balancer.take_out("cuda:1", "fell off the bus")
-        with pytest.raises(SetupError) as caught:
-            future.result(SOON_S)
+    with pytest.raises(SetupError) as caught:
+        balancer.try_lease()
     assert "cuda:0 is out (cuDNN died); cuda:1 is out (fell off the bus)" in str(caught.value)
     assert [load.out_reason for load in balancer.loads()] == ["cuDNN died", "fell off the bus"]
     assert len(caplog.records) == 2
@@ -194,78 +113,67 @@ def test_a_wait_ends_when_the_last_device_is_taken_out(caplog: pytest.LogCapture
         balancer.take_out("cuda:9", "not ours")
 
 
-def test_the_work_of_a_device_that_is_out_goes_to_the_others() -> None:
-    balancer = Balancer([cuda(0), cuda(1)], caps(d0=2, d1=1))
-    balancer.lease(exclude=frozenset({"cuda:0"}))
-    balancer.take_out("cuda:0", "broken")
-    with waiting(balancer.lease) as future:  # cuda:0 has two free slots, and is out
-        balancer.loads()
-        balancer.take_out("cuda:1", "broken too")
-        with pytest.raises(SetupError):
-            future.result(SOON_S)
-
-
 def test_a_task_does_not_go_back_to_where_it_failed() -> None:
     balancer = Balancer([cuda(0), cuda(1)], caps(d0=2, d1=2))
-    assert balancer.lease(exclude=frozenset({"cuda:0"})).device.id == "cuda:1"
-    with pytest.raises(SetupError, match="cuda:0 has failed it; cuda:1 has failed it"):
-        balancer.lease(exclude=frozenset({"cuda:0", "cuda:1"}))
+    assert taken(balancer, "cuda:0").device.id == "cuda:1"
+    assert balancer.try_lease(exclude=frozenset({"cuda:0", "cuda:1"})) is None
 
 
-def test_memory_of_a_model_that_is_loading_counts() -> None:
-    gpus = [fake_gpu(0, free_bytes=8 * GIB), fake_gpu(1, free_bytes=5 * GIB, utilization_pct=90.0)]
-    with sampled(gpus) as sampler:
-        balancer = Balancer([cuda(0), cuda(1)], caps(d0=3, d1=3), sampler)
-        first = balancer.lease(need_bytes=5 * GIB)
-        assert (first.device.id, first.reserved_bytes) == ("cuda:0", 5 * GIB)
-        # 3 GiB are left there by our reckoning, though the driver still says 8.
-        assert balancer.lease(need_bytes=5 * GIB).device.id == "cuda:1"
-        assert balancer.loads()[0].free_bytes == 8 * GIB
-        assert balancer.lease(need_bytes=2 * GIB).device.id == "cuda:0"
+def test_a_device_that_loads_takes_no_tasks() -> None:
+    balancer = Balancer([cuda(0)], {"cuda:0": 1})
+    balancer.hold("cuda:0")
+    assert balancer.try_lease() is None and balancer.lease_on("cuda:0") is None
+    assert balancer.loads()[0].held
+    balancer.resume("cuda:0")
+    assert not balancer.loads()[0].held
+    assert balancer.lease_on("cuda:0") is not None
 
 
-def test_a_reservation_ends_with_the_reading_that_shows_the_memory() -> None:
-    with sampled([fake_gpu(0, free_bytes=8 * GIB)]) as sampler:
+def test_what_is_shown_is_what_is_now() -> None:
+    probe = Steered(fake_gpu(0, utilization_pct=10.0))
+    with Sampler([lambda: probe], interval_s=0.01) as sampler:
         balancer = Balancer([cuda(0)], {"cuda:0": 2}, sampler)
-        first = balancer.lease(need_bytes=6 * GIB)
-        with waiting(lambda: balancer.lease(need_bytes=6 * GIB)) as future:
-            first.settle()
-            first.settle()
-            assert future.result(SOON_S).slot == 1  # the next reading still says 8 GiB are free
+        while balancer.loads()[0].utilization_pct != 10.0:
+            threading.Event().wait(0.005)
+        lease = taken(balancer)
+        assert (balancer.loads()[0].active, balancer.loads()[0].maximum) == (1, 2)
+        balancer.set_maximum("cuda:0", 4)
+        assert balancer.loads()[0].maximum == 4
+        lease.release()
+        assert balancer.loads()[0].active == 0
+        probe.show(sampler, fake_gpu(0, utilization_pct=70.0))
+        while balancer.loads()[0].utilization_pct != 70.0:
+            threading.Event().wait(0.005)
 
 
-def test_a_reservation_counts_until_that_reading() -> None:
-    gpus = [fake_gpu(0, free_bytes=8 * GIB), fake_gpu(1, free_bytes=5 * GIB, utilization_pct=90.0)]
-    with sampled(gpus, interval_s=3600) as sampler:
-        balancer = Balancer([cuda(0), cuda(1)], caps(d0=3, d1=3), sampler)
-        balancer.lease(need_bytes=6 * GIB).settle()
-        assert balancer.lease(need_bytes=5 * GIB).device.id == "cuda:1"
+def test_the_lowest_free_slot_is_given_again() -> None:
+    balancer = Balancer([cuda(0)], {"cuda:0": 3})
+    first, second, third = (taken(balancer) for _ in range(3))
+    assert [first.slot, second.slot, third.slot] == [0, 1, 2]
+    second.release()
+    first.release()
+    assert [taken(balancer).slot, taken(balancer).slot] == [0, 1]
+    second.release()  # long over: it takes nothing from the one who has the slot now
+    assert [load.active for load in balancer.loads()] == [3]
 
 
-def test_a_lease_that_ends_takes_its_reservation_along() -> None:
-    with sampled([fake_gpu(0, free_bytes=8 * GIB)]) as sampler:
-        balancer = Balancer([cuda(0)], {"cuda:0": 3}, sampler)
-        balancer.lease(need_bytes=6 * GIB).release()
-        balancer.lease()  # something runs, so that room is waited for
-        assert in_thread(lambda: balancer.lease(need_bytes=6 * GIB)).result(SOON_S).slot == 1
-
-
-def test_without_room_a_task_waits_for_what_runs_and_else_tries() -> None:
-    with sampled([fake_gpu(0, free_bytes=GIB)]) as sampler:
-        balancer = Balancer([cuda(0)], {"cuda:0": 2}, sampler)
-        first = balancer.lease(need_bytes=9 * GIB)  # nothing of ours to wait for
-        with waiting(lambda: balancer.lease(need_bytes=9 * GIB)) as future:
-            first.release()
-            assert future.result(SOON_S).device.id == "cuda:0"
-
-
-def test_what_a_task_needs_may_differ_by_device() -> None:
-    gpus = [fake_gpu(0, free_bytes=GIB), fake_gpu(1, free_bytes=4 * GIB, utilization_pct=99.0)]
-    loaded = {"cuda:0"}
+def test_tasks_go_where_the_score_is_lowest() -> None:
+    gpus = [fake_gpu(0, utilization_pct=90.0), fake_gpu(1, utilization_pct=0.0)]
     with sampled(gpus) as sampler:
-        balancer = Balancer([cuda(0), cuda(1)], caps(d0=2, d1=2), sampler)
-        lease = balancer.lease(need_bytes=lambda d: 0 if d.id in loaded else 3 * GIB)
-        assert (lease.device.id, lease.reserved_bytes) == ("cuda:0", 0)
+        balancer = Balancer([cuda(0), cuda(1)], caps(d0=4, d1=4), sampler)
+        assert [taken(balancer).device.id for _ in range(5)] == ["cuda:1"] * 4 + ["cuda:0"]
+    with sampled(gpus) as sampler:
+        balancer = Balancer([cuda(0), cuda(1)], caps(d0=2, d1=2), sampler, policy="first-come")
+        assert [taken(balancer).device.id for _ in range(3)] == ["cuda:0", "cuda:0", "cuda:1"]
+
+
+def test_who_must_not_wait_is_told_that_nothing_is_free() -> None:
+    balancer = Balancer([cuda(0)], caps(n0=1))
+    lease = balancer.try_lease()
+    assert lease is not None
+    assert balancer.try_lease() is None
+    lease.release()
+    assert balancer.try_lease() is not None
 
 
 class Steered(FakeProbe):
@@ -287,9 +195,9 @@ def test_a_gpu_that_the_driver_loses_is_taken_out(caplog: pytest.LogCaptureFixtu
         Sampler([lambda: probe], interval_s=0.01) as sampler,
     ):
         balancer = Balancer([cuda(0), cuda(1)], caps(d0=5, d1=1), sampler)
-        balancer.lease()
+        taken(balancer)
         probe.show(sampler, fake_gpu(1, utilization_pct=90.0))
-        assert balancer.lease().device.id == "cuda:1"
+        assert taken(balancer).device.id == "cuda:1"
     assert [load.out_reason for load in balancer.loads()] == [
         "the driver no longer reports it",
         None,
@@ -306,7 +214,7 @@ def test_a_source_that_lists_boards_only_loses_no_mig_instance() -> None:
         balancer = Balancer([device], {"cuda:0": 2}, sampler)
         balancer.loads()
         probe.show(sampler, fake_gpu(0))
-        assert balancer.lease().device.id == "cuda:0"
+        assert taken(balancer).device.id == "cuda:0"
 
 
 def test_readings_that_stop_altogether_take_no_gpu_out() -> None:
@@ -315,7 +223,7 @@ def test_readings_that_stop_altogether_take_no_gpu_out() -> None:
         balancer = Balancer([cuda(0)], {"cuda:0": 1}, sampler)
         balancer.loads()
         probe.show(sampler)
-        assert balancer.lease().device.id == "cuda:0"
+        assert taken(balancer).device.id == "cuda:0"
         assert balancer.status_line() == "GPU Balancer Status: GPU 0: 1/1 tasks, n/a util"
 
 
@@ -329,7 +237,7 @@ def test_a_reading_that_has_grown_old_says_nothing_of_now() -> None:
         (load,) = balancer.loads()
         assert (load.utilization_pct, load.free_bytes) == (None, None)
         assert load.total_bytes == 24 * GIB
-        assert balancer.lease(need_bytes=99 * GIB).device.id == "cuda:0"
+        assert taken(balancer).device.id == "cuda:0"
 
 
 def test_the_status_line_is_the_one_the_users_know() -> None:
@@ -337,7 +245,7 @@ def test_the_status_line_is_the_one_the_users_know() -> None:
     with sampled(gpus) as sampler:
         balancer = Balancer([cuda(0), cuda(1)], caps(d0=5, d1=5), sampler)
         for _ in range(5):
-            balancer.lease()
+            taken(balancer)
         assert balancer.status_line() == (
             "GPU Balancer Status: GPU 0: 2/5 tasks, 45% util | GPU 1: 3/5 tasks, 32% util"
         )
@@ -347,7 +255,7 @@ def test_the_status_line_is_the_one_the_users_know() -> None:
 
 def test_the_status_line_of_a_cpu() -> None:
     balancer = Balancer([CPU], {"cpu": 2})
-    balancer.lease()
+    taken(balancer)
     pattern = r"GPU Balancer Status: CPU: 1/2 tasks, (n/a|\d{1,3}%) util"
     assert re.fullmatch(pattern, balancer.status_line())
     (load,) = balancer.loads()

@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audio_batch.gpu.policies import POLICIES, DeviceState, choose, first_come, fitting, score
+from audio_batch.gpu.policies import POLICIES, DeviceState, choose, first_come, score
 
 loads = st.none() | st.floats(0, 100)
 
@@ -23,16 +23,13 @@ def device_states(draw: st.DrawFn) -> list[DeviceState]:
                 active=draw(st.integers(0, maximum)),
                 maximum=maximum,
                 utilization_pct=draw(loads),
-                free_bytes=draw(st.none() | st.integers(0, 10)),
-                need_bytes=draw(st.integers(0, 10)),
-                out=draw(st.booleans()),
             )
         )
     return states
 
 
 def usable(state: DeviceState) -> bool:
-    return not state.out and state.active < state.maximum
+    return state.active < state.maximum
 
 
 def test_the_seeds_formula() -> None:
@@ -83,7 +80,7 @@ def test_nothing_usable_is_less_loaded_than_the_choice(states: list[DeviceState]
 
 
 @given(device_states())
-def test_full_and_lost_devices_change_nothing(states: list[DeviceState]) -> None:
+def test_full_devices_change_nothing(states: list[DeviceState]) -> None:
     without = [state for state in states if usable(state)]
     assert choose(states) == choose(without)
     assert first_come(states) == (without[0].id if without else None)
@@ -101,27 +98,3 @@ def test_a_full_device_waits_even_when_it_idles() -> None:
     assert (
         choose([DeviceState("cuda:0", 2, 2, 0.0), DeviceState("cuda:1", 4, 5, 100.0)]) == "cuda:1"
     )
-
-
-@given(device_states())
-def test_memory_is_a_hard_filter_but_never_a_standstill(states: list[DeviceState]) -> None:
-    kept = fitting(states)
-    candidates = [state for state in states if not state.out]
-    assert all(state in candidates for state in kept)
-    roomy = [s for s in candidates if s.free_bytes is None or s.free_bytes >= s.need_bytes]
-    if roomy:
-        assert kept == roomy
-    elif any(state.active for state in candidates):
-        assert kept == []  # what runs will end, and then there is room or nothing runs
-    elif candidates:
-        assert choose(kept) is not None
-
-
-def test_without_room_and_with_nothing_running_the_roomiest_is_tried() -> None:
-    states = [
-        DeviceState("cuda:0", 0, 2, 0.0, free_bytes=3, need_bytes=9),
-        DeviceState("cuda:1", 0, 2, 90.0, free_bytes=5, need_bytes=9),
-    ]
-    assert [state.id for state in fitting(states)] == ["cuda:1"]
-    running = [replace(states[0], active=1), states[1]]
-    assert fitting(running) == []

@@ -1,0 +1,408 @@
+"""One pass over a manifest: every entry checked, every problem reported, little of each kept."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import stat
+import time
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from audio_batch import manifest_sources
+from audio_batch.asset import Asset, wishes_of
+from audio_batch.manifest_checking import Checker, Located
+from audio_batch.manifest_file import JsonLines, ManifestFile, Source, raw_of
+from audio_batch.manifest_index import Index, UniqueIds
+from audio_batch.manifest_quick import Quick, Sketch, plain_object
+from audio_batch.manifest_stream import StreamedDocument, raw_within
+from audio_batch.manifest_text import JsonDocument, Raw, is_surely_sound, shown
+
+CHUNK = 4096
+"""Entries whose files are looked for together: what they say is not held longer than that."""
+
+_MOST_FOLDERS = 10_000
+_LOOKERS = 8
+_SLOW_LOOK_S = 200e-6
+"""As in `manifest_sources`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which entries a run is about.
+
+    Args:
+        selects: what its conditions say of an asset; None selects all.
+        is_mine: whether this part of the manifest holds the asset of an id; None for the whole.
+    """
+
+    selects: Callable[[Asset], bool] | None = None
+    is_mine: Callable[[str], bool] | None = None
+
+
+_Entry = tuple[int, Sketch | None, dict[str, Any] | None, Located | None]
+"""Its number; its sketch and what it says, or what the long way has come to, if to anything."""
+
+
+class Reading:
+    """Reads the entries of one manifest: all of them once, then some of them again.
+
+    Args:
+        held: assets are held as long as there are no more than that.
+    """
+
+    def __init__(
+        self,
+        file: ManifestFile,
+        source: Source,
+        root: str,
+        mapping: Mapping[str, str],
+        known_formats: frozenset[str],
+        *,
+        wanted: Wanted,
+        allow_http: bool,
+        held: int,
+    ) -> None:
+        self._file = file
+        self._source = source
+        self._wanted = wanted
+        self._most_held = held
+        self.checker = Checker(
+            source, root, mapping, known_formats, allow_http=allow_http, check_id=self._check_id
+        )
+        self._quick = Quick(root, mapping, self.checker.read_as_named, allow_http=allow_http)
+        self._ids: UniqueIds | None = UniqueIds()
+        self.index = Index()
+        self._wishes: dict[str | None, int] = {}
+        self.assets: list[Asset] | None = []
+        """All of them, where they are few or cannot be read again."""
+
+    def read(self, *, allow_missing: bool) -> None:
+        """Read and check all of it; worth nothing where the checker has problems then."""
+        self.checker.check_document()
+        entries = self._entries()
+        while some := list(itertools.islice(entries, CHUNK)):
+            self._settle(some, allow_missing)
+        if not len(self.index) and not self.checker.problems():
+            self.checker.report(None, self._source.base, "the manifest names no recordings")
+        self._ids = None
+        if isinstance(self._source, StreamedDocument):
+            self.index.offsets = self._source.offsets
+
+    def again(self, numbers: Sequence[int]) -> list[Asset]:
+        """Some entries as assets once more, their files looked for again.
+
+        Raises:
+            SetupError: the file was changed meanwhile.
+        """
+        if self.assets is not None:
+            return [self.assets[number] for number in numbers]
+        texts = self._file.read(self.index.offsets, numbers)
+        entries = [
+            self._entry(number, None, data) for number, data in zip(numbers, texts, strict=True)
+        ]
+        selected, is_mine = self.index.selected, self.index.is_mine
+        sought = [bool(selected[number] and is_mine[number]) for number in numbers]
+        assets = [asset for _, asset in self._found(entries, sought, allow_missing=True)]
+        self.checker.forget_problems()
+        return [asset for asset in assets if asset is not None]
+
+    # -- entries as they stand in the file ------------------------------------------------------
+
+    def _entries(self) -> Iterator[_Entry]:
+        source, lines = self._source, self.index.lines
+        if isinstance(source, JsonDocument):
+            for raw in source.entries():
+                value = raw.value
+                sketch = self._quick.sketch(value) if is_surely_sound(value) else None
+                long = (raw.index, None, None, self.checker.located(raw)) if not sketch else None
+                yield self._registered(long or (raw.index, sketch, value, None))
+        elif isinstance(source, JsonLines):
+            offsets = array("Q")
+            self.index.offsets = offsets
+            for number, line, offset, data in source.pieces():
+                offsets.append(offset)
+                lines.append(line)
+                yield self._registered(self._entry(number, line, data))
+        else:
+            for first in range(0, len(source.offsets), CHUNK):
+                numbers = range(first, min(first + CHUNK, len(source.offsets)))
+                texts = self._file.read(source.offsets, numbers)
+                for number, data in zip(numbers, texts, strict=True):
+                    yield self._registered(self._entry(number, None, data))
+
+    def _entry(self, number: int, line: int | None, data: bytes) -> _Entry:
+        is_line = isinstance(self._source, JsonLines)
+        value = plain_object(data, alone=is_line)
+        if value is not None and (sketch := self._quick.sketch(value)) is not None:
+            return number, sketch, value, None
+        raw = raw_of(number, line, data) if is_line else raw_within(number, data)
+        return number, None, None, self.checker.located(raw)
+
+    def _registered(self, entry: _Entry) -> _Entry:
+        """Take down an entry's id."""
+        number, sketch, value, located = entry
+        asset_id = ""
+        if sketch is not None:
+            asset_id = sketch.id
+            assert self._ids is not None
+            if (first := self._ids.add(asset_id, number, self.index.ids)) is not None:
+                has_id = value is not None and value.get(self.checker.id_name) is not None
+                self._report_twice(self._raw(number), asset_id, first, has_id=has_id)
+        elif located is not None:
+            asset_id = located.fields["id"]
+        self.index.ids.append(asset_id)
+        return entry
+
+    def _check_id(self, raw: Raw, asset_id: str) -> None:
+        """The checker has an id."""
+        if self._ids is None:
+            return
+        if (first := self._ids.add(asset_id, raw.index, self.index.ids)) is not None:
+            has_id = raw.value.get(self.checker.id_name) is not None
+            self._report_twice(raw, asset_id, first, has_id=has_id)
+
+    def _report_twice(self, raw: Raw, asset_id: str, first: int, *, has_id: bool) -> None:
+        place = self.checker.at(self._raw(first))
+        if has_id:
+            text = f"the id {shown(asset_id)} is already that of {place}"
+            self.checker.report(raw, (self.checker.id_name,), text)
+        else:
+            text = f"the same recording is already at {place}; to have it twice, give both ids"
+            self.checker.report(raw, (), text)
+
+    def _raw(self, number: int) -> Raw:
+        lines = self.index.lines
+        return Raw(number, None, lines[number] if lines else None)
+
+    # -- their files ----------------------------------------------------------------------------
+
+    def _settle(self, entries: Sequence[_Entry], allow_missing: bool) -> None:
+        """Find the files of some entries, and take down what is to be known of them."""
+        index, wanted = self.index, self._wanted
+        if wanted.selects is None and wanted.is_mine is None:
+            index.selected.extend(b"\1" * len(entries))
+            index.is_mine.extend(b"\1" * len(entries))
+            sought = [True] * len(entries)
+            entries_to_ask: Sequence[_Entry] = ()
+        else:
+            sought = []
+            entries_to_ask = entries
+        for number, sketch, value, located in entries_to_ask:
+            asset_id = sketch.id if sketch else located.fields["id"] if located else ""
+            mine = wanted.is_mine is None or wanted.is_mine(asset_id)
+            selected = wanted.selects is None or (
+                bool(sketch or located)
+                and wanted.selects(self._asset(number, sketch, value, located))
+            )
+            index.selected.append(selected)
+            index.is_mine.append(mine)
+            sought.append(selected and mine)
+        if self.assets is None and all(sought) and self._settle_sketches(entries):
+            return
+        keep = self.assets is not None
+        found = self._found(entries, sought, allow_missing=allow_missing, build=keep)
+        for entry, (status, asset) in zip(entries, found, strict=True):
+            self._take_down(entry, status, asset)
+            if asset is not None and self.assets is not None:
+                self.assets.append(asset)
+        few = isinstance(self._source, JsonDocument) or len(index) <= self._most_held
+        if not few:
+            self.assets = None
+
+    def _settle_sketches(self, entries: Sequence[_Entry]) -> bool:
+        """The same at a fraction of its cost, where all are local files which are there."""
+        sketches = [sketch for _, sketch, _, _ in entries if sketch is not None]
+        places = [sketch.place for sketch in sketches if sketch.place is not None]
+        if len(places) < len(entries):
+            return False
+        found = [status for status in _statuses(places) if status is not None]
+        if len(found) < len(entries):
+            return False
+        index, default = self.index, self.checker.defaults.get("priority", 0)
+        index.sizes.extend([status.st_size for status in found])
+        index.times_ns.extend([status.st_mtime_ns for status in found])
+        index.durations_s.extend(
+            [math.nan if s.duration_s is None else s.duration_s for s in sketches]
+        )
+        index.priorities.extend([default if s.priority is None else s.priority for s in sketches])
+        index.is_remote.extend(bytes(len(entries)))
+        wishes = self._wishes
+        index.wishes.extend(
+            [
+                wishes[entry[1].language]  # type: ignore[union-attr]
+                if entry[1].language in wishes  # type: ignore[union-attr]
+                else self._wish_of(entry)
+                for entry in entries
+            ]
+        )
+        for folder in {_folder(place) for place in places}:
+            self._take_down_folder(folder)
+        return True
+
+    def _found(
+        self,
+        entries: Sequence[_Entry],
+        sought: Sequence[bool],
+        *,
+        allow_missing: bool,
+        build: bool = True,
+    ) -> Iterator[tuple[os.stat_result | None, Asset | None]]:
+        """For each entry its file, where it was sketched, and its asset, where it was not or is to
+        be built."""
+        pairs = list(zip(entries, sought, strict=True))
+        statuses = iter(
+            _statuses([e[1].place for e, s in pairs if s and e[1] and e[1].place is not None])
+        )
+        founds = iter(
+            manifest_sources.look_for_all(
+                [e[3].places for e, s in pairs if s and e[3] and e[3].places]
+            )
+        )
+        for (number, sketch, value, located), is_sought in pairs:
+            if sketch is not None:
+                assert value is not None
+                status = None
+                if is_sought and sketch.place is not None and (status := next(statuses)) is None:
+                    found = manifest_sources.look((sketch.place,))
+                    if found.problem and not allow_missing:
+                        keys = (self._quick.source_key(value),)
+                        self.checker.report(self._raw(number), keys, found.problem)
+                asset = None
+                if build:
+                    asset = self._asset(number, sketch, value, None, status, is_sought=is_sought)
+                yield status, asset
+            elif located is not None:
+                look = None
+                if is_sought:
+                    look = next(founds) if located.places else None
+                    if located.problem:
+                        self.checker.report(located.raw, (located.key,), located.problem)
+                    elif look and look.problem and not allow_missing:
+                        self.checker.report(located.raw, (located.key,), look.problem)
+                yield None, located.asset(look)
+            else:
+                yield None, None
+
+    def _asset(
+        self,
+        number: int,
+        sketch: Sketch | None,
+        value: dict[str, Any] | None,
+        located: Located | None,
+        status: os.stat_result | None = None,
+        *,
+        is_sought: bool = False,
+    ) -> Asset:
+        if located is not None:
+            return located.asset(None)
+        assert sketch is not None
+        assert value is not None
+        options = self.checker.defaults
+        if sketch.language is not None or sketch.priority is not None:
+            own = {"language": sketch.language, "priority": sketch.priority}
+            options = {**options, **{name: said for name, said in own.items() if said is not None}}
+        return Asset(
+            id=sketch.id,
+            uri=sketch.uri,
+            path=Path(sketch.place) if is_sought and sketch.place is not None else None,
+            position=number,
+            duration_s=sketch.duration_s,
+            seen=manifest_sources.identity(status) if status is not None else None,
+            **self._quick.fields(value, sketch),
+            **options,
+        )
+
+    def _take_down(self, entry: _Entry, status: os.stat_result | None, asset: Asset | None) -> None:
+        index = self.index
+        _, sketch, _, located = entry
+        size, time_ns, is_remote = -1, 0, False
+        duration_s: float | None = None
+        priority, wish = self.checker.defaults.get("priority", 0), 0
+        if sketch is not None:
+            place = sketch.place
+            is_remote = place is None
+            if status is not None:
+                size, time_ns = status.st_size, status.st_mtime_ns
+            duration_s = sketch.duration_s
+            if sketch.priority is not None:
+                priority = sketch.priority
+            wish = self._wish_of(entry)
+            if place is not None:
+                self._take_down_folder(_folder(place))
+            else:
+                self._take_down_store(sketch.uri)
+        elif asset is not None:
+            is_remote = manifest_sources.is_remote_uri(asset.uri)
+            if is_remote:
+                self._take_down_store(asset.uri)
+            if asset.seen is not None:
+                size, time_ns = map(int, asset.seen.split(":"))
+            duration_s, priority = asset.duration_s, asset.priority
+            wish = self._wish(asset)
+            for candidate in located.places if located is not None else ():
+                self._take_down_folder(_folder(candidate))
+        index.sizes.append(size)
+        index.times_ns.append(time_ns)
+        index.durations_s.append(math.nan if duration_s is None else duration_s)
+        index.priorities.append(priority)
+        index.is_remote.append(is_remote)
+        index.wishes.append(wish)
+
+    def _wish(self, asset: Asset) -> int:
+        wishes = wishes_of(asset)
+        number = self.index.wish_number(wishes)
+        return self.index.new_wish(wishes, asset) if number is None else number
+
+    def _wish_of(self, entry: _Entry) -> int:
+        number, sketch, value, _ = entry
+        assert sketch is not None
+        wish = self._wishes.get(sketch.language)
+        if wish is None:
+            wish = self._wish(self._asset(number, sketch, value, None))
+            self._wishes[sketch.language] = wish
+        return wish
+
+    def _take_down_folder(self, folder: str) -> None:
+        folders = self.index.folders
+        if folders is not None:
+            folders.add(folder)
+            if len(folders) > _MOST_FOLDERS:
+                self.index.folders = None
+
+    def _take_down_store(self, uri: str) -> None:
+        if len(self.index.stores) < _MOST_FOLDERS:
+            self.index.stores.add("/".join([*uri.split("/", 3)[:3], ""]))
+
+
+def _statuses(places: Sequence[str]) -> list[os.stat_result | None]:
+    """What each of many files is, None where it is none; by several threads if that takes long."""
+    begun_s = time.perf_counter()
+    first = [_status(place) for place in places[:_LOOKERS]]
+    rest = places[len(first) :]
+    if time.perf_counter() - begun_s < len(first) * _SLOW_LOOK_S:
+        return first + [_status(place) for place in rest]
+    size = max(1, -(-len(rest) // _LOOKERS))
+    batches = [rest[i : i + size] for i in range(0, len(rest), size)]
+    with ThreadPoolExecutor(_LOOKERS, thread_name_prefix="look") as pool:
+        looked = pool.map(lambda batch: [_status(place) for place in batch], batches)
+        return first + [found for batch in looked for found in batch]
+
+
+def _status(place: str) -> os.stat_result | None:
+    try:
+        status = os.stat(place)  # noqa: PTH116
+    except (OSError, ValueError):
+        return None
+    return status if stat.S_ISREG(status.st_mode) else None
+
+
+def _folder(place: str) -> str:
+    if os.name == "nt":
+        return os.path.dirname(place)  # noqa: PTH120 - of each of a million
+    return place.rpartition("/")[0] or "/"

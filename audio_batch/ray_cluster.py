@@ -1,0 +1,259 @@
+"""The cluster of a run with `--engine ray`: reaching or starting it, and leaving it.
+
+What Ray itself says of an actor's death is understood here; what works where is `ray_devices`'.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from urllib.parse import urlsplit
+
+from audio_batch.errors import SetupError
+from audio_batch.gpu.devices import Device
+from audio_batch.lifetime import STOP_SIGNALS
+from audio_batch.pools.hosts import Ending
+from audio_batch.ray_keeper import VARIABLE
+from audio_batch.text import for_terminal, redact
+
+_STORE_BYTES = 200_000_000
+"""Shared memory of a local Ray: what is said is small."""
+
+_LONGEST = 25
+"""Of a folder's name, to which Ray adds some eighty bytes."""
+
+_KNOCK_S = 10.0
+
+_CALLS = 8
+"""Of an actor at a time: one waits for news, the others are short."""
+
+# Of a worker that ended somehow Ray names memory among "common causes": that says nothing.
+_NODE_DIED = re.compile(r"its node has died|actor's node was terminated|node is dead")
+_LACKS_MEMORY = re.compile(r"running low on memory|memory pressure")
+
+_log = logging.getLogger("audio_batch.run")
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """Where a device of the cluster is, and what Ray is asked for.
+
+    Args:
+        node: its name, for people; `node_id` is Ray's.
+        cores: how many cores the work there may use.
+        free_bytes: memory that was free on the node.
+    """
+
+    node: str
+    node_id: str
+    device: Device
+    num_cpus: float
+    num_gpus: float
+    cores: int
+    free_bytes: int = 0
+
+
+@dataclass(slots=True)
+class Cluster:
+    """A connection to Ray, of which a process has one.
+
+    `is_ours`: it was started for this run. `spots` are its devices by their ids. `workers_publish`:
+    every node can write where the outputs go.
+    """
+
+    ray: ModuleType
+    is_ours: bool
+    spots: dict[str, Spot] = field(default_factory=dict)
+    workers_publish: bool = False
+    _asked: bool = False
+    _keeper: subprocess.Popen[bytes] | None = None
+    _folder: Path | None = None
+
+    def is_alive(self, node_id: str) -> bool:
+        """Whether a node is still of the cluster."""
+        try:
+            nodes = self.ray.nodes()
+        except Exception:  # all of Ray has gone
+            return False
+        return any(node["NodeID"] == node_id and node["Alive"] for node in nodes)
+
+    def options_of(self, device: str) -> dict[str, Any]:
+        """What Ray is asked for on behalf of a device's actor."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        spot = self.spots[device]
+        return {
+            "num_cpus": spot.num_cpus,
+            "num_gpus": spot.num_gpus,
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(spot.node_id, soft=False),
+            "max_concurrency": _CALLS,
+            "max_restarts": 0,  # we begin another, and say so
+        }
+
+    def verdict(self, error: Exception, node_id: str) -> Ending:
+        """What the death of an actor means; see `pools.ray_pool`."""
+        text = str(error)
+        _log.debug("An actor has died: %s", for_terminal(redact(text)))
+        if getattr(error, "preempted", False):
+            return Ending("the preemption of its node", from_outside=True, lost=True)
+        if _NODE_DIED.search(text) or not self.is_alive(node_id):
+            return Ending("the loss of its node", from_outside=True, lost=True)
+        if _LACKS_MEMORY.search(text):
+            return Ending("Ray, for lack of memory on its node")
+        return Ending("the death of its actor", from_outside=True)
+
+    def ask_for(self, bundle: dict[str, float]) -> bool:
+        """Tell an autoscaler what is needed, until the run ends; False where there is none."""
+        if self.is_ours:
+            return False
+        try:
+            from ray.autoscaler.sdk import request_resources
+
+            request_resources(bundles=[bundle])
+        except Exception as error:  # whatever a cluster without one answers
+            _log.debug("The autoscaler cannot be asked: %s", error)
+            return False
+        self._asked = True
+        return True
+
+    def close(self) -> None:
+        """Leave the cluster; one of our own is ended."""
+        if self._asked:
+            with contextlib.suppress(Exception):
+                from ray.autoscaler.sdk import request_resources
+
+                request_resources(bundles=[])  # it would stand for ever
+        with _signals_kept():
+            self.ray.shutdown()
+        if self._keeper is not None:
+            self._keeper.kill()
+            self._keeper.communicate()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def connect(address: str | None) -> Cluster:
+    """Reach a cluster, or start one for this run alone. Main thread only.
+
+    Args:
+        address: `auto`, `host:port`, `ray://host:port`; None takes that of RAY_ADDRESS, and where
+            there is none starts Ray on this machine.
+
+    Raises:
+        SetupError: Ray is not installed, or there is no cluster at that address.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    with _signals_kept():
+        try:
+            import ray
+        except ImportError as error:
+            raise SetupError(
+                "--engine ray needs Ray, which is not installed.",
+                remedy="pip install 'audio-batch[ray]'",
+            ) from error
+        address = address or os.environ.get("RAY_ADDRESS")
+        if address is None or address == "local":
+            return _start(ray)
+        try:
+            _knock(address)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except Exception as error:
+            raise SetupError(
+                f"There is no Ray cluster at {redact(address)}: {first_line(error)}.",
+                remedy="Start one (`ray start --head`), or leave --ray-address out for a local "
+                "Ray. Driver and cluster must be of one version of Ray and of Python.",
+            ) from error
+    return Cluster(ray, is_ours=False)
+
+
+def _knock(address: str) -> None:
+    """See that somebody listens there: Ray itself would go on asking for many minutes.
+
+    Raises:
+        OSError: nobody does.
+        ValueError: it is no address.
+    """
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    if parts.hostname and parts.port:
+        socket.create_connection((parts.hostname, parts.port), timeout=_KNOCK_S).close()
+
+
+def _start(ray: ModuleType) -> Cluster:
+    # A folder of its own, so that nobody else's `auto` finds this Ray.
+    folder = Path(tempfile.mkdtemp(prefix="ab-ray-", dir=_short_folder()))
+    mark = secrets.token_hex(8)
+    keeper = _begin_keeper(mark, folder)
+    os.environ[VARIABLE] = mark
+    try:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=_STORE_BYTES,
+            _temp_dir=str(folder),
+        )
+    except BaseException as error:
+        keeper.communicate()  # it sweeps up
+        if not isinstance(error, Exception):
+            raise
+        raise SetupError(f"Ray cannot be started here: {first_line(error)}.") from error
+    finally:
+        os.environ.pop(VARIABLE, None)
+    return Cluster(ray, is_ours=True, _keeper=keeper, _folder=folder)
+
+
+def _short_folder() -> str | None:
+    """Where Ray's sockets can lie, whose names the kernel limits to 107 bytes; None: anywhere."""
+    usual = tempfile.gettempdir()
+    return "/tmp" if len(usual) > _LONGEST and Path("/tmp").is_dir() else None
+
+
+def _begin_keeper(mark: str, folder: Path) -> subprocess.Popen[bytes]:
+    """Begin what ends Ray should this process be killed; see `ray_keeper`."""
+    # Away from the terminal's signals: it is to outlive us.
+    apart: dict[str, Any] = {"start_new_session": True}
+    if sys.platform == "win32":
+        apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    return subprocess.Popen(
+        [sys.executable, "-m", "audio_batch.ray_keeper", mark, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        **apart,
+    )
+
+
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Put our handlers back: Ray replaces that of SIGTERM, in Python and beneath it."""
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:
+                signal.signal(number, handler)
+
+
+def first_line(error: Exception) -> str:
+    """The telling line of what Ray says, for a sentence of ours."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else repr(error)
+    if "Traceback" in text or text.endswith(":"):  # what it is about comes last
+        text = lines[-1]
+    return for_terminal(redact(text))[:300].rstrip(".")

@@ -1,0 +1,69 @@
+"""What a node of a Ray cluster tells of itself before it is given work. Runs there, as a task."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from audio_batch import __version__
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReport:
+    """See the module's docstring.
+
+    Args:
+        python: major and minor version.
+        unseen: of the paths that were asked about, the first that is not there; "" for none.
+        writes: whether the folder that was asked about is the same one, and can be written to.
+        free_bytes: memory that is available there.
+    """
+
+    version: str
+    python: tuple[int, int]
+    unseen: str
+    writes: bool
+    free_bytes: int
+
+
+def report(witnesses: Sequence[str], token: Path | None) -> NodeReport:
+    """Look around.
+
+    Args:
+        witnesses: local recordings that the node is to see.
+        token: a file that the driver has written into the output folder; None asks nothing.
+    """
+    from audio_batch.host_memory import available_bytes
+
+    unseen = next((path for path in witnesses if not _is_there(path)), "")
+    return NodeReport(
+        version=__version__,
+        python=sys.version_info[:2],
+        unseen=unseen,
+        writes=token is not None and _can_write_beside(token),
+        free_bytes=available_bytes(),
+    )
+
+
+def _is_there(path: str) -> bool:
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _can_write_beside(token: Path) -> bool:
+    """Whether the file is here, and another can be made and removed beside it."""
+    import secrets
+
+    try:
+        if not token.is_file():
+            return False
+        beside = token.with_name(f"{token.name}-{secrets.token_hex(4)}")
+        beside.write_bytes(b"")
+        beside.unlink()
+    except OSError:
+        return False
+    return True

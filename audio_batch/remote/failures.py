@@ -1,0 +1,256 @@
+"""What goes wrong between here and a store, translated into the words of `errors`.
+
+The seam for fsspec, s3fs, botocore and aiohttp: their exceptions are told by type name and status,
+so that none of them has to be imported here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from time import time
+from typing import Any
+
+from audio_batch.errors import AssetError, ErrorKind, SetupError
+from audio_batch.remote.urls import shown
+from audio_batch.text import redact
+
+_EXPIRED = frozenset(
+    {
+        *("ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"),
+        *("InvalidToken", "RequestTimeTooSkewed"),
+    }
+)
+_SIGNED_OUT = frozenset(
+    {
+        *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"),
+        *("SSOTokenLoadError", "UnauthorizedSSOTokenError", "TokenRetrievalError", "SSOError"),
+        *(
+            "ProfileNotFound",
+            "LoginRefreshRequired",
+            "LoginTokenLoadError",
+            "PendingAuthorizationExpiredError",
+        ),
+    }
+)
+"""botocore's names for a sign-in that is missing or over."""
+
+_LOST_BYTES = frozenset(
+    {
+        *("IncompleteReadError", "IncompleteRead", "ClientPayloadError", "FlexibleChecksumError"),
+        *("ResponseStreamingError", "ChecksumMismatch"),
+    }
+)
+_PASSING_STATUS = frozenset({408, 423, 425, 429, 500, 502, 503, 504, 507, 509, 520, 521, 522, 524})
+_LONGEST_WAIT_S = 120.0
+
+
+class RefusedAddressError(PermissionError):
+    """A URL led to an address that is not public."""
+
+    MARK = "is not a public address"
+
+
+class TruncatedError(ConnectionError):
+    """A body ended before it was whole."""
+
+
+class DamagedError(ConnectionError):
+    """What came is not what the store says it holds."""
+
+
+class StatusError(OSError):
+    """An answer over HTTP that is no success; `status` is its code."""
+
+    def __init__(self, status: int, reason: str = "", headers: Any = None) -> None:
+        super().__init__(f"the server answered {status} {reason}".rstrip())
+        self.status = status
+        self.headers = headers if headers is not None else {}
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why a request failed.
+
+    Attributes:
+        passing: another try may do.
+        after_s: what the server asks to wait before it; None where it says nothing.
+        expired: the credentials are over: new ones may do.
+        range_refused: the server does not have the bytes that were asked for.
+    """
+
+    kind: ErrorKind
+    reason: str
+    remedy: str = ""
+    passing: bool = False
+    after_s: float | None = None
+    expired: bool = False
+    range_refused: bool = False
+
+    def error(self, uri: str) -> AssetError:
+        """The failure of the asset that has to be fetched from `uri`."""
+        return AssetError(
+            self.kind,
+            f"{shown(uri)} cannot be fetched: {self.reason}.",
+            remedy=self.remedy,
+            transient=self.passing,
+        )
+
+
+def trouble(error: BaseException) -> Trouble:
+    """Any exception of a request to a store, translated; total."""
+    if isinstance(error, AssetError):
+        return Trouble(error.kind, error.message, error.remedy, passing=error.transient)
+    if isinstance(error, SetupError):
+        return Trouble(ErrorKind.INPUT_UNREADABLE, error.message.rstrip("."), error.remedy)
+    chain = list(_chain(error))
+    if any(RefusedAddressError.MARK in str(link) for link in chain):
+        return _refused(chain)
+    names = {type(link).__name__ for link in chain}
+    code = next((found for link in chain if (found := _code(link))), "")
+    expired = code in _EXPIRED or any(map(_is_bare_refusal, chain))
+    if names & _SIGNED_OUT or expired:
+        return Trouble(
+            ErrorKind.INPUT_FORBIDDEN,
+            "the sign-in to the store is missing or over",
+            "Sign in again, for example with `aws sso login`, and run the same command.",
+            passing=expired,
+            expired=True,
+        )
+    if names & _LOST_BYTES or isinstance(error, TruncatedError | DamagedError):
+        return Trouble(ErrorKind.NETWORK, _text(error) or "its body broke off", passing=True)
+    status = max(map(_status, chain))
+    if status:
+        return _by_status(status, code, chain)
+    if isinstance(error, FileNotFoundError):
+        return _MISSING
+    if isinstance(error, PermissionError):
+        return _FORBIDDEN
+    if "SSLCertVerificationError" in names:
+        return Trouble(
+            ErrorKind.NETWORK,
+            "the server's certificate is not valid",
+            "See to the certificate, or to this machine's clock.",
+        )
+    if names & {"InvalidURL", "InvalidUrlClientError", "NonHttpUrlClientError", "InvalidHeader"}:
+        return Trouble(ErrorKind.INPUT_UNREADABLE, "this is no URL")
+    if names & {"ParamValidationError", "InvalidRegionError"}:
+        return Trouble(ErrorKind.INPUT_UNREADABLE, f"the store refuses it: {_text(error)}")
+    return Trouble(
+        ErrorKind.NETWORK,
+        _text(error) or type(error).__name__,
+        "Run the same command again when the network is back.",
+        passing=True,
+    )
+
+
+_MISSING = Trouble(ErrorKind.INPUT_MISSING, "there is no such object")
+_FORBIDDEN = Trouble(
+    ErrorKind.INPUT_FORBIDDEN,
+    "access is denied",
+    "See to the credentials and to the rights that they have.",
+)
+
+
+def _by_status(status: int, code: str, chain: list[BaseException]) -> Trouble:
+    if status in (404, 410):
+        return _MISSING
+    if status in (401, 403):
+        return _FORBIDDEN
+    if status == 416:
+        return Trouble(
+            ErrorKind.NETWORK, "its length has changed", passing=True, range_refused=True
+        )
+    if status == 412:
+        return changed()
+    reason = f"the server answered {status}{f' ({code})' if code and code != str(status) else ''}"
+    if status in _PASSING_STATUS or status >= 500 or code in ("SlowDown", "RequestTimeout"):
+        after_s = next((found for link in chain if (found := _after_s(link)) is not None), None)
+        return Trouble(
+            ErrorKind.NETWORK,
+            reason,
+            "Run the same command again when the server is well.",
+            passing=True,
+            after_s=after_s,
+        )
+    return Trouble(ErrorKind.INPUT_UNREADABLE, reason)
+
+
+def changed() -> Trouble:
+    """The object is another one than that which the run was planned for."""
+    return Trouble(
+        ErrorKind.INPUT_CHANGED,
+        "it has changed since the run began",
+        "Run it again when it is complete.",
+        passing=True,
+    )
+
+
+def _refused(chain: list[BaseException]) -> Trouble:
+    return Trouble(
+        ErrorKind.INPUT_FORBIDDEN,
+        next(redact(_text(link)) for link in chain if RefusedAddressError.MARK in str(link)),
+        "--allow-private-addresses allows recordings to be fetched from private networks.",
+    )
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An exception and what it came of, each once."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        link = waiting.pop(0)
+        if link is None or id(link) in seen:
+            continue
+        seen.add(id(link))
+        yield link
+        waiting += [getattr(link, "os_error", None), link.__cause__, link.__context__]
+
+
+def _response(error: BaseException) -> dict[str, Any]:
+    response = getattr(error, "response", None)
+    return response if isinstance(response, dict) else {}
+
+
+def _is_bare_refusal(error: BaseException) -> bool:
+    """S3's answer to a HEAD with a token that has expired: 400, without a body to say so."""
+    return _code(error) == "400" and str(getattr(error, "operation_name", "")).startswith("Head")
+
+
+def _code(error: BaseException) -> str:
+    """The code of an S3 error, as "SlowDown"."""
+    return str(_response(error).get("Error", {}).get("Code", ""))
+
+
+def _status(error: BaseException) -> int:
+    """The HTTP status behind an error of botocore, aiohttp, gcsfs or Azure's library; 0: none."""
+    status = _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode")
+    for field in ("status", "status_code", "code"):
+        status = status or getattr(error, field, None)
+    found = int(status) if isinstance(status, int) or str(status).isdecimal() else 0
+    return found if 400 <= found <= 599 else 0
+
+
+def _after_s(error: BaseException) -> float | None:
+    """What `Retry-After` says, in seconds; it may be a number or a date."""
+    headers = _response(error).get("ResponseMetadata", {}).get("HTTPHeaders")
+    headers = headers or getattr(error, "headers", None) or {}
+    said = next((headers[key] for key in ("Retry-After", "retry-after") if key in headers), None)
+    if said is None:
+        return None
+    try:
+        seconds = float(said)
+    except ValueError:
+        from email.utils import parsedate_to_datetime
+
+        try:
+            seconds = parsedate_to_datetime(said).timestamp() - time()
+        except ValueError:
+            return None
+    return min(_LONGEST_WAIT_S, max(0.0, seconds))
+
+
+def _text(error: BaseException) -> str:
+    """What an exception says, on one line, without its end mark and without secrets."""
+    text = " ".join(redact(str(error)).split()).rstrip(".")
+    return text if len(text) <= 300 else f"{text[:299]}…"

@@ -1,0 +1,384 @@
+"""Where a worker's recordings come from: this machine's files, or a store by way of the cache.
+
+with context.inputs.recording(asset, source) as recording:
+    path = recording.path(tell, look)   # fetched at the first call, if at all
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from audio_batch.asset import Asset
+from audio_batch.errors import AssetError, ErrorKind, SetupError
+from audio_batch.manifest_sources import look as look_for
+from audio_batch.remote import stores, urls
+from audio_batch.remote.access import DEFAULT_CACHE_BYTES, DEFAULT_DOWNLOADS, Access
+from audio_batch.remote.cache import Busy, Cache, Mine, Whole
+from audio_batch.remote.downloads import (
+    UNKNOWN,
+    USUAL,
+    Patience,
+    cache_error,
+    download,
+    size_text,
+)
+from audio_batch.remote.failures import trouble
+from audio_batch.text import for_terminal
+
+_log = logging.getLogger("audio_batch.inputs")
+
+Tell = Callable[[float | None], None]
+"""Told how much of a recording is there, from 0 to 1, whenever more of it is; None: who knows."""
+
+_STEP_BYTES = 64 << 20
+"""What is reserved for a recording whose length nobody says; doubled whenever it is not enough."""
+_LOOK_S = 0.25
+
+
+class Recording(Protocol):
+    """The recording of one attempt."""
+
+    @property
+    def source(self) -> str:
+        """Its identity: what was planned for, or what was fetched where that was not known."""
+        ...
+
+    def path(self, tell: Tell, look: Callable[[], None]) -> Path:
+        """Its file, which stays while the attempt lasts; fetched at the first call.
+
+        Args:
+            look: called at least once a second meanwhile; may raise to break off.
+
+        Raises:
+            AssetError: it cannot be had.
+        """
+        ...
+
+    def check(self) -> None:
+        """See that the file is what the attempt was planned for.
+
+        Raises:
+            AssetError: INPUT_CHANGED.
+        """
+        ...
+
+
+class Inputs(Protocol):
+    """Opens recordings. Any thread."""
+
+    def recording(self, asset: Asset, source: str) -> AbstractContextManager[Recording]:
+        """An asset's recording, whose identity was `source` when the run was planned."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class InputPlace:
+    """What is needed to open recordings: plain values, ready to cross a process border.
+
+    Args:
+        cache_dir: the cache's folder; None only where no recording is remote.
+        cache_bytes: what it may take.
+        downloads: recordings that are fetched at a time, ahead of need.
+        run: tells this run's recordings that could not be looked at from those of other runs.
+    """
+
+    cache_dir: Path | None = None
+    cache_bytes: int = DEFAULT_CACHE_BYTES
+    access: Access = field(default_factory=Access)
+    downloads: int = DEFAULT_DOWNLOADS
+    run: str = ""
+
+    def opened(self) -> PlacedInputs:
+        """Open it; nothing is made or connected to before the first remote recording."""
+        return PlacedInputs(self)
+
+
+class PlacedInputs:
+    """`Inputs` of a place. Any thread."""
+
+    def __init__(self, place: InputPlace, patience: Patience = USUAL) -> None:
+        self.place = place
+        self._patience = patience
+        self._guard = threading.Lock()
+        self._cache: Cache | None = None
+
+    def cache(self) -> Cache:
+        """The cache, opened at the first call.
+
+        Raises:
+            SetupError: it cannot be used.
+        """
+        with self._guard:
+            if self._cache is None:
+                if self.place.cache_dir is None:
+                    raise SetupError("There is no cache.", remedy="Name one by --cache-dir.")
+                self._cache = Cache(self.place.cache_dir, self.place.cache_bytes)
+            return self._cache
+
+    def close(self) -> None:
+        """Let go of the cache."""
+        with self._guard:
+            if self._cache is not None:
+                self._cache.close()
+                self._cache = None
+
+    @contextmanager
+    def recording(self, asset: Asset, source: str) -> Iterator[Recording]:
+        """See `Inputs`."""
+        if not urls.is_remote(asset.uri):
+            yield _LocalRecording(asset, source)
+            return
+        recording = _RemoteRecording(self, asset, source)
+        try:
+            yield recording
+        finally:
+            recording.release()
+
+    def fetch(self, uri: str, source: str, tell: Tell, look: Callable[[], None]) -> Whole:
+        """Have a remote recording in the cache, pinned.
+
+        Raises:
+            AssetError: it cannot be had.
+        """
+        with _as_asset_errors(self.place):
+            cache, key = self.cache(), self._key(uri, source)
+            least_bytes, seen_bytes, told_at_s = _STEP_BYTES, -1, time.monotonic()
+            while True:
+                look()
+                taken = cache.take(key)
+                if isinstance(taken, Whole):
+                    return taken
+                if isinstance(taken, Mine):
+                    watcher = _Watcher(self, uri, taken, tell, look, least_bytes)
+                    try:
+                        found = self._downloaded(uri, source, taken, watcher)
+                    except _CrowdedError:
+                        least_bytes = watcher.reserved_bytes * 2
+                        continue
+                    assert found is not None
+                    return found
+                assert isinstance(taken, Busy)
+                if taken.have_bytes != seen_bytes:  # another fetches it, and comes on
+                    seen_bytes = taken.have_bytes
+                    tell(None)
+                elif time.monotonic() - told_at_s > _BEAT_S:
+                    # Between two tries of the other: whoever hangs there is found out by its own.
+                    told_at_s = time.monotonic()
+                    tell(None)
+                time.sleep(_LOOK_S)
+
+    def warm(self, asset: Asset, look: Callable[[], None]) -> bool:
+        """Fetch an asset's recording into the cache ahead of need; False where there is no room.
+
+        Raises:
+            AssetError: it cannot be had; whoever needs it will find that out for itself.
+        """
+        source = asset.seen or UNKNOWN
+        with _as_asset_errors(self.place):
+            taken = self.cache().take(self._key(asset.uri, source), pin=False)
+            if not isinstance(taken, Mine):
+                return True
+            watcher = _Watcher(self, asset.uri, taken, _deaf, look, _STEP_BYTES, ahead=True)
+            try:
+                self._downloaded(asset.uri, source, taken, watcher)
+            except _CrowdedError:
+                return False
+            return True
+
+    def _downloaded(self, uri: str, source: str, mine: Mine, watcher: _Watcher) -> Whole | None:
+        cache = self.cache()
+        ended = False
+        try:
+            store = stores.store(uri, self.place.access)
+            download(
+                store,
+                uri,
+                mine.path,
+                planned=source,
+                part_of=mine.part_of,
+                most_bytes=self.place.access.max_download_bytes,
+                watcher=watcher,
+                patience=self._patience,
+            )
+            found = cache.finish(mine, pin=not watcher.ahead)
+            ended = True
+            return found
+        except _CrowdedError:
+            cache.leave(mine, keep=False)
+            ended = True
+            raise
+        finally:
+            if not ended:
+                cache.leave(mine)
+
+    def _key(self, uri: str, source: str) -> str:
+        where = self.place.access.s3_endpoint or ""
+        # What could not be looked at may be another recording in the next run.
+        what = f"{source}\n{self.place.run}" if source == UNKNOWN else source
+        text = f"{where}\n{urls.lasting(uri)}\n{what}"
+        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+        # Its own name is what is said of it when it cannot be decoded, and a hint at its format.
+        return f"{digest}-{urls.file_name(uri)}"
+
+
+_BEAT_S = 30.0
+
+
+def _deaf(_share: float | None) -> None:
+    """Nobody is told."""
+
+
+class _CrowdedError(Exception):
+    """There is no room in the cache for more of it, and nothing may be waited for."""
+
+
+@dataclass(slots=True)
+class _LocalRecording:
+    """A file of this machine."""
+
+    asset: Asset
+    source: str
+
+    def path(self, tell: Tell, look: Callable[[], None]) -> Path:
+        """See `Recording`."""
+        del tell, look
+        if self.asset.path is None:
+            raise AssetError(
+                ErrorKind.INPUT_MISSING, f"{for_terminal(self.asset.uri)} is not a local file."
+            )
+        return self.asset.path
+
+    def check(self) -> None:
+        """See `Recording`."""
+        path = self.asset.path
+        found = look_for((str(path),)).identity if path is not None else None
+        if (found or "missing") != self.source:
+            name = for_terminal(path.name if path is not None else self.asset.uri)
+            raise AssetError(
+                ErrorKind.INPUT_CHANGED,
+                f"{name} changed while it was read, or since the run began.",
+                remedy="Run it again when the file is complete.",
+                transient=True,
+            )
+
+
+@dataclass(slots=True)
+class _RemoteRecording:
+    """A recording in the cache, once it is needed."""
+
+    inputs: PlacedInputs
+    asset: Asset
+    planned: str
+    whole: Whole | None = None
+
+    @property
+    def source(self) -> str:
+        """See `Recording`."""
+        if self.planned != UNKNOWN or self.whole is None:
+            return self.planned
+        return self.whole.identity
+
+    def path(self, tell: Tell, look: Callable[[], None]) -> Path:
+        """See `Recording`."""
+        if self.whole is None:
+            self.whole = self.inputs.fetch(self.asset.uri, self.planned, tell, look)
+        return self.whole.path
+
+    def check(self) -> None:
+        """Nothing: it was checked when it was fetched, and what is pinned does not change."""
+
+    def release(self) -> None:
+        """Let go of the file."""
+        if self.whole is not None:
+            try:
+                self.inputs.cache().release(self.whole.pin)
+            except (sqlite3.Error, SetupError) as error:
+                _log.warning("The cache did not let go of a recording: %s", error)
+
+
+@dataclass(slots=True)
+class _Watcher:
+    """See `downloads.Watcher`: makes room in the cache, and hands on what moves."""
+
+    inputs: PlacedInputs
+    uri: str
+    mine: Mine
+    tell: Tell
+    check: Callable[[], None]
+    least_bytes: int
+    ahead: bool = False
+    reserved_bytes: int = 0
+
+    def look(self) -> None:
+        """Break off where nobody waits for it."""
+        self.check()
+
+    def room(self, total_bytes: int | None, have_bytes: int) -> None:
+        """Wait for room in the cache, or say that there is none."""
+        bound = self.inputs.place.cache_bytes
+        if (total_bytes or have_bytes) > bound:
+            raise AssetError(
+                ErrorKind.MEDIA_LIMIT,
+                f"{urls.shown(self.uri)} is larger than the cache, which may take "
+                f"{size_text(bound)}.",
+                remedy="--cache-size allows more.",
+            )
+        if total_bytes is not None:
+            self._reserve(total_bytes, wait=not self.ahead)
+        elif have_bytes + _STEP_BYTES // 4 > self.reserved_bytes < bound:
+            first = self.reserved_bytes == 0
+            wanted = self.least_bytes if first else 2 * self.reserved_bytes
+            # Two that grow and wait for each other's room would wait for ever.
+            self._reserve(min(bound, wanted), wait=first and not self.ahead)
+
+    def _reserve(self, size_bytes: int, *, wait: bool) -> None:
+        cache = self.inputs.cache()
+        while not cache.reserve(self.mine, size_bytes, ahead=self.ahead):
+            if not wait:
+                raise _CrowdedError
+            self.check()
+            self.tell(None)  # those that take the room are at work
+            time.sleep(_LOOK_S)
+        self.reserved_bytes = size_bytes
+
+    def began(self, identity: str) -> None:
+        """Remember what the part is of."""
+        self.inputs.cache().began(self.mine, identity)
+
+    def moved(self, have_bytes: int, total_bytes: int | None) -> None:
+        """Hand on how much is there."""
+        self.check()
+        self.tell(have_bytes / total_bytes if total_bytes else None)
+
+
+@contextmanager
+def _as_asset_errors(place: InputPlace) -> Iterator[None]:
+    """What goes wrong with the cache or a library fails the asset, not the device."""
+    try:
+        yield
+    except SetupError as error:
+        raise trouble_of_setup(error) from error
+    except sqlite3.Error as error:
+        raise AssetError(
+            ErrorKind.INPUT_UNREADABLE,
+            f"The cache {place.cache_dir} cannot be used: {error}.",
+            remedy="Name another folder by --cache-dir.",
+            transient=True,
+        ) from error
+    except OSError as error:
+        raise cache_error(error, (place.cache_dir or Path()) / "files" / "file") from error
+
+
+def trouble_of_setup(error: SetupError) -> AssetError:
+    """An environment that lacks something, as the failure of the asset that needed it."""
+    found = trouble(error)
+    return AssetError(found.kind, f"{found.reason}.", remedy=found.remedy)

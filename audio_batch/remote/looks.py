@@ -1,0 +1,152 @@
+"""What is there of a manifest's remote recordings, asked before they are planned.
+
+Nothing fails here: what cannot be told is "unknown", and whoever fetches it will be told.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from audio_batch import locations
+from audio_batch.asset import Asset
+from audio_batch.errors import AudioBatchError, ErrorKind
+from audio_batch.remote import stores, urls
+from audio_batch.remote.access import Access
+from audio_batch.remote.downloads import UNKNOWN, Patience, wait
+from audio_batch.remote.failures import Trouble, trouble
+from audio_batch.remote.stores import Seen
+from audio_batch.remote.waiting import nothing
+
+_T = TypeVar("_T")
+
+MISSING = "missing"
+THREADS = 16
+
+_PATIENCE = Patience(tries=3)
+_HOPELESS = 8
+"""So many in a row that a host leaves unanswered say that it is gone: the rest is not asked for."""
+
+_log = logging.getLogger("audio_batch.inputs")
+
+
+def look_at(
+    assets: Sequence[Asset],
+    access: Access,
+    *,
+    threads: int = THREADS,
+    patience: Patience = _PATIENCE,
+) -> list[Asset]:
+    """The assets, those that are remote with the identity of what is there.
+
+    Many objects below one prefix of an S3 bucket are listed, a thousand a request. Of all others,
+    each costs a request.
+
+    Args:
+        threads: that many are asked for at a time.
+
+    Raises:
+        SetupError: a library for a store is not installed.
+    """
+    wanted = [asset.uri for asset in assets if asset.seen is None and urls.is_remote(asset.uri)]
+    if not wanted:
+        return list(assets)
+    stores.require(wanted)
+    found = _found(list(dict.fromkeys(wanted)), access, threads, patience)
+    return [
+        dataclasses.replace(asset, seen=found[asset.uri]) if asset.uri in found else asset
+        for asset in assets
+    ]
+
+
+def _found(
+    uris: Sequence[str], access: Access, threads: int, patience: Patience
+) -> Mapping[str, str]:
+    gone = _Gone()
+    kinds: defaultdict[str, list[str]] = defaultdict(list)
+    for uri in uris:
+        kinds[locations.scheme(uri)].append(uri)
+    found: dict[str, str] = {}
+    for same in kinds.values():
+        store = stores.store(same[0], access)
+
+        def listed(
+            same: Sequence[str] = same, store: stores.Store = store
+        ) -> Mapping[str, Seen | None]:
+            return store.look_at_many(same)
+
+        try:
+            many = _tried(listed, patience)
+        except Exception as error:
+            _log.info("nothing is listed: %s", trouble(error).reason)
+            many = {}
+        found.update((uri, seen.identity if seen else MISSING) for uri, seen in many.items())
+    rest = [uri for uri in uris if uri not in found]
+
+    def one(uri: str) -> str:
+        return _identity(uri, access, patience, gone)
+
+    with ThreadPoolExecutor(max(1, min(threads, len(rest))), thread_name_prefix="look") as pool:
+        found.update(zip(rest, pool.map(one, rest), strict=True))
+    return found
+
+
+def _identity(uri: str, access: Access, patience: Patience, gone: _Gone) -> str:
+    host = uri.split("://", 1)[1].partition("/")[0]
+    if gone.is_gone(host):
+        return UNKNOWN
+    try:
+        seen = _tried(lambda: stores.store(uri, access).look(uri), patience)
+    except Exception as error:
+        found = trouble(error)
+        if found.kind is ErrorKind.INPUT_MISSING:
+            gone.answered(host)
+            return MISSING
+        if found.kind is ErrorKind.NETWORK:
+            gone.silent(host)
+        else:
+            gone.answered(host)
+        _log.debug("%s cannot be looked at: %s", urls.shown(uri), found.reason)
+        return UNKNOWN
+    gone.answered(host)
+    return seen.identity
+
+
+def _tried(work: Callable[[], _T], patience: Patience) -> _T:
+    tries = 0
+    while True:
+        try:
+            return work()
+        except AudioBatchError:
+            raise
+        except Exception as error:
+            found: Trouble = trouble(error)
+            tries += 1
+            if not found.passing or tries >= patience.tries:
+                raise
+            wait(tries, found, patience, nothing)
+
+
+class _Gone:
+    """Which hosts have stopped answering. Any thread."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._silent: defaultdict[str, int] = defaultdict(int)
+
+    def silent(self, host: str) -> None:
+        with self._guard:
+            self._silent[host] += 1
+
+    def answered(self, host: str) -> None:
+        with self._guard:
+            self._silent[host] = 0
+
+    def is_gone(self, host: str) -> bool:
+        with self._guard:
+            return self._silent[host] >= _HOPELESS

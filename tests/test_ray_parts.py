@@ -1,0 +1,321 @@
+"""What `--engine ray` is made of, without a cluster."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from program import Answer, write_manifest
+
+from audio_batch import __version__
+from audio_batch.config import Settings
+from audio_batch.errors import DeviceError, ErrorKind, ExitCode, UsageError
+from audio_batch.gpu.balancer import Balancer
+from audio_batch.outcome import Outcome, Stage, StageRecord, State
+from audio_batch.outputs import OutputPlace
+from audio_batch.pools.hosts import Ending
+from audio_batch.pools.messages import Brought, Ended, Refused, Told
+from audio_batch.pools.ray_actor import PREFIX, DeviceActor, Gone
+from audio_batch.pools.ray_pool import RayHandle, Shelves
+from audio_batch.ray_cluster import Cluster
+from audio_batch.ray_devices import find_spots, kind_of
+from audio_batch.ray_node import report
+from audio_batch.storage import PublishedFile
+
+
+@pytest.mark.parametrize(
+    ("engine", "executor", "recognizer"),
+    [
+        (None, "local", None),
+        ("null", "local", "null"),
+        ("ray", "ray", None),
+        ("ray:", "ray", None),
+        ("ray:null", "ray", "null"),
+        ("raygun", "local", "raygun"),
+    ],
+)
+def test_the_engine_says_who_places_the_workers(
+    engine: str | None, executor: str, recognizer: str | None
+) -> None:
+    settings = Settings(engine=engine)
+    assert (settings.executor, settings.recognizer) == (executor, recognizer)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--engine", "null", "--ray-address", "auto"), "--ray-address has no effect"),
+        (("--engine", "null", "--ray-results", "driver"), "--ray-results has no effect"),
+        (("--engine", "ray:null", "--device", "cuda:1"), "have no numbers"),
+        (("--engine", "ray:null", "--cpu-fallback"), "--cpu-fallback has no effect"),
+        (("--engine", "ray:null", "--isolation", "thread"), "--isolation thread has no effect"),
+        (("--engine", "ray:nobody"), "There is no engine 'nobody'"),
+    ],
+)
+def test_what_makes_no_sense_is_a_usage_error(
+    tmp_path: Path, cli: Callable[..., Answer], words: tuple[str, ...], says: str
+) -> None:
+    write_manifest(tmp_path, 1)
+    answer = cli("run", "manifest.json", *words)
+    assert (answer.code, says in answer.err) == (ExitCode.USAGE, True), answer.err
+
+
+def test_without_ray_the_remedy_is_named(tmp_path: Path, cli: Callable[..., Answer]) -> None:
+    write_manifest(tmp_path, 1)
+    missing = tmp_path / "lib/ray"
+    missing.mkdir(parents=True)
+    (missing / "__init__.py").write_text("raise ModuleNotFoundError('ray')\n")
+    path = ":".join([str(missing.parent), *sys.path])
+    answer = cli("run", "manifest.json", "--engine", "ray:null", env={"PYTHONPATH": path})
+    assert answer.code == ExitCode.ENVIRONMENT, answer.err
+    assert "pip install 'audio-batch[ray]'" in answer.err
+
+
+def test_an_address_where_nobody_is_ends_the_run_at_once(
+    tmp_path: Path, cli: Callable[..., Answer]
+) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    write_manifest(tmp_path, 1)
+    answer = cli(
+        *("run", "manifest.json", "--engine", "ray:null", "--ray-address", "127.0.0.1:1"),
+        timeout_s=60,
+    )
+    assert answer.code == ExitCode.ENVIRONMENT, answer.err
+    assert "There is no Ray cluster at 127.0.0.1:1" in answer.err
+
+
+# ---- Devices
+
+
+def node(number: int, labels: dict[str, str] | None = None, **resources: float) -> dict[str, Any]:
+    return {
+        "NodeID": str(number) * 56,
+        "Alive": True,
+        "NodeName": "",
+        "NodeManagerAddress": f"10.0.0.{number}",
+        "NodeManagerHostname": f"host{number}",
+        "Labels": labels or {},
+        "Resources": resources,
+    }
+
+
+def spots(nodes: list[dict[str, Any]], word: str) -> dict[str, tuple[float, float, int]]:
+    free = {one["NodeID"]: one["Resources"] for one in nodes}
+    found = find_spots(nodes, free, word)
+    return {spot.device.id: (spot.num_cpus, spot.num_gpus, spot.cores) for spot in found}
+
+
+def test_gpus_are_devices_else_the_cores_of_a_node() -> None:
+    head, worker = node(1, CPU=4), node(2, CPU=16, GPU=2)
+    gpus = {"ray:host2/cuda:0": (1.0, 1.0, 8), "ray:host2/cuda:1": (1.0, 1.0, 8)}
+    cores = {"ray:host1/cpu": (4.0, 0.0, 4), "ray:host2/cpu": (16.0, 0.0, 16)}
+    assert spots([head, worker], "auto") == gpus
+    assert spots([head, worker], "cuda") == gpus
+    assert spots([head, worker], "cpu") == cores
+    assert spots([head], "auto") == {"ray:host1/cpu": (4.0, 0.0, 4)}
+    assert spots([head], "cuda") == {}
+
+
+def test_what_others_have_taken_is_no_device() -> None:
+    busy = node(1, CPU=8, GPU=2)
+    free = {busy["NodeID"]: {"CPU": 0.0, "GPU": 1.0}}
+    (spot,) = find_spots([busy], free, "auto")
+    assert (spot.device.id, spot.num_cpus, spot.num_gpus) == ("ray:host1/cuda:0", 0.0, 1.0)
+    # Its GPUs are there, though none is free: its cores do not take their place.
+    assert find_spots([busy], {busy["NodeID"]: {"CPU": 8.0}}, "auto") == []
+
+
+def test_names_are_those_that_nodes_were_given_and_never_twice() -> None:
+    named = {**node(1, CPU=1), "NodeName": "left wing"}
+    twins = [{**node(number, CPU=1), "NodeManagerHostname": "twin"} for number in (2, 3)]
+    ids = spots([named, *twins], "cpu")
+    assert "ray:left-wing/cpu" in ids
+    assert len(ids) == 3
+
+
+def test_labels_name_the_accelerator_and_choose_nodes() -> None:
+    from audio_batch.ray_devices import chosen
+
+    label = {"ray.io/accelerator-type": "H200"}
+    (spot,) = find_spots([node(1, label, GPU=1)], {"1" * 56: {"GPU": 1.0}}, "auto")
+    assert (spot.device.name, spot.device.uuid) == ("H200", "ray:H200")
+    plain, out, ours = node(1), node(2, {"audio-batch": "no"}), node(3, {"audio-batch": "yes"})
+    dead = {**node(4), "Alive": False}
+    assert chosen([plain, out, dead]) == [plain]
+    assert chosen([plain, out, ours, dead]) == [ours]
+
+
+def test_devices_of_a_cluster_have_no_numbers() -> None:
+    assert kind_of(" CUDA ") == "cuda"
+    with pytest.raises(UsageError, match="no numbers"):
+        kind_of("cuda:0")
+
+
+def test_nobody_tells_how_busy_a_device_elsewhere_is() -> None:
+    ours = node(1, CPU=2)
+    (spot,) = find_spots([ours], {ours["NodeID"]: ours["Resources"]}, "auto")
+    balancer = Balancer([spot.device], {spot.device.id: 2})
+    (load,) = balancer.loads()
+    assert (load.utilization_pct, load.free_bytes) == (None, None)
+    assert balancer.try_lease() is not None
+    assert "ray:host1/cpu: 1/2 tasks, n/a util" in balancer.status_line()
+
+
+def test_a_node_tells_what_it_sees(tmp_path: Path) -> None:
+    seen, token = tmp_path / "a.wav", tmp_path / "token"
+    seen.touch()
+    token.touch()
+    said = report((str(seen), "/nowhere/b.wav"), token)
+    assert (said.version, said.unseen, said.writes) == (__version__, "/nowhere/b.wav", True)
+    assert sorted(tmp_path.iterdir()) == [seen, token]
+    assert not report((), tmp_path / "no such file").writes
+
+
+# ---- Deaths and refusals
+
+
+class OneNode:
+    """Ray's `nodes()`, with a node that is there or not."""
+
+    def __init__(self, *, alive: bool) -> None:
+        self._nodes = [{"NodeID": "a", "Alive": alive}]
+
+    def nodes(self) -> list[dict[str, object]]:
+        return self._nodes
+
+
+UNEXPECTED = (
+    "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker "
+    "exit detail: Worker unexpectedly exits with a connection error code 2. End of file. Some "
+    "common causes include: (1) the process was killed by the OOM killer due to high memory usage"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "alive", "from_outside", "lost"),
+    [
+        (UNEXPECTED, True, True, False),
+        (UNEXPECTED, False, True, True),
+        ("The actor died because its node has died. Node Id: a", True, True, True),
+        ("1 worker(s) were killed due to the node running low on memory.", True, False, False),
+    ],
+)
+def test_what_an_actors_death_means(text: str, alive: bool, from_outside: bool, lost: bool) -> None:
+    cluster = Cluster(OneNode(alive=alive), is_ours=False)  # type: ignore[arg-type]
+    ending = cluster.verdict(RuntimeError(text), "a")
+    assert (ending.from_outside, ending.lost) == (from_outside, lost)
+
+
+def test_an_actor_removes_what_a_killed_one_has_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    dead, young = tmp_path / f"{PREFIX}dead", tmp_path / f"{PREFIX}young"
+    alive = DeviceActor()
+    (held,) = tmp_path.iterdir()
+    dead.mkdir()
+    young.mkdir()
+    for old in (held, dead):
+        os.utime(old, (1, 1))
+    another = DeviceActor()
+    try:
+        assert (held.is_dir(), dead.is_dir(), young.is_dir()) == (True, False, True)
+    finally:
+        alive.close()
+        another.close()
+    assert list(tmp_path.iterdir()) == [young]
+
+
+def test_an_actor_refuses_another_version() -> None:
+    actor = DeviceActor()
+    try:
+        actor.begin(1, "0.0.0", b"not even read")
+        refused, gone = (pickle.loads(message) for message in actor.news(1, 0, 5.0))
+        assert isinstance(refused, Refused)
+        assert isinstance(refused.error(), DeviceError)
+        assert "the run is of version 0.0.0" in refused.message
+        assert isinstance(gone, Gone)
+        assert not actor.send(1, 0, [b"nobody is there"])
+        # What was told once is told again, until it is known to have come.
+        assert len(actor.news(1, 1, 0.0)) == 1
+        assert actor.news(1, 2, 0.0) == []
+    finally:
+        actor.close()
+
+
+class Hearsay:
+    """Ray and an actor of it, as a driver sees them: the actor has said all that it will say."""
+
+    def __init__(self, *messages: object) -> None:
+        self.exceptions = importlib.import_module("ray.exceptions")
+        self._messages = [pickle.dumps(message) for message in messages]
+        self.news = self
+
+    def remote(self, _number: int, known: int, _patience_s: float) -> list[bytes]:
+        return self._messages[known : known + 2]
+
+    def get(self, answer: list[bytes]) -> list[bytes]:
+        return answer
+
+
+def handle_of(folder: Path, *messages: object) -> RayHandle:
+    ray = Hearsay(*messages)
+    cluster = Cluster(ray, is_ours=False)  # type: ignore[arg-type]
+    outputs = OutputPlace(str(folder / "out")).open()
+    return RayHandle(cluster, ray, 1, folder / "err.log", Shelves(folder / "state", outputs), "a")
+
+
+def test_what_is_brought_is_written_before_what_speaks_of_it(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    kept = PublishedFile("transcribe", "stages/aa/b.json.gz", 4, "")
+    text = PublishedFile("txt", "b.txt", 5, "")
+    done = Outcome("b", State.DONE, "f", "ray:host/cpu", outputs=(text,))
+    record = StageRecord("b", Stage.TRANSCRIBE, "s", "f", kept, "ray:host/cpu", 1.0)
+    handle = handle_of(
+        tmp_path,
+        Brought("b", "state", kept, b"kept"),
+        Told(record),
+        Brought("b", "outputs", text, b"words"),
+        Ended("b", done, "Worker-1"),
+        Gone(Ending("SIGSEGV"), b"last words"),
+    )
+    assert handle.receive() == Told(record)
+    assert (tmp_path / "state/stages/aa/b.json.gz").read_bytes() == b"kept"
+    assert not (tmp_path / "out/b.txt").exists()
+    assert handle.receive() == Ended("b", done, "Worker-1")
+    assert (tmp_path / "out/b.txt").read_bytes() == b"words"
+    with pytest.raises(EOFError):
+        handle.receive()
+    assert handle.wait(0)
+    assert handle.ending() == Ending("SIGSEGV")
+    assert (tmp_path / "err.log").read_bytes() == b"last words"
+
+
+def test_what_the_driver_cannot_write_has_not_been_done(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state/stages").touch()  # in the way of a folder
+    kept = PublishedFile("transcribe", "stages/aa/b.json.gz", 4, "")
+    record = StageRecord("b", Stage.TRANSCRIBE, "s", "f", kept, "ray:host/cpu", 1.0)
+    done = Outcome("b", State.DONE, "f", "ray:host/cpu", stages=(record,))
+    other = Ended("c", Outcome("c", State.DONE, "f", "ray:host/cpu"), "Worker-1")
+    handle = handle_of(
+        tmp_path,
+        Brought("b", "state", kept, b"kept"),
+        Told(record),
+        Ended("b", done, "Worker-1"),
+        other,
+    )
+    ended = handle.receive()
+    assert isinstance(ended, Ended)
+    assert (ended.key, ended.outcome.state) == ("b", State.FAILED)
+    assert ended.outcome.error_kind is ErrorKind.OUTPUT
+    assert not ended.outcome.stages
+    assert handle.receive() == other
