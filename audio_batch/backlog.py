@@ -36,9 +36,6 @@ class Backlog:
 
     Args:
         rank: in which order things are begun; without it in the order in which they are added.
-
-    Attributes:
-        left_out: assets that were passed over for good because the time left is too short.
     """
 
     def __init__(
@@ -56,7 +53,9 @@ class Backlog:
         self._feed: Feed = ListFeed(())
         self._cut: Cut = lambda planned: (planned,)
         self._too_late = False
-        self.left_out = 0
+        """Whether nothing that is held would be done in the time left."""
+        self._whole_left_out = 0
+        self._in_parts_left_out: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._todo) + len(self._later) + len(self._feed)
@@ -64,7 +63,13 @@ class Backlog:
     def assets_left(self, at_work: Iterable[str]) -> int:
         """How many assets there are with those at work; of one in parts many jobs may be left."""
         here = {entry[-1].asset.id for entry in itertools.chain(self._todo, self._later)}
-        return len(here.union(at_work)) + len(self._feed) + self.left_out
+        in_part = here.union(at_work, self._in_parts_left_out)
+        return len(in_part) + len(self._feed) + self._whole_left_out
+
+    @property
+    def left_out(self) -> int:
+        """How many assets were passed over for good because the time left is too short."""
+        return self._whole_left_out + len(self._in_parts_left_out)
 
     def feed_from(self, feed: Feed, cut: Cut) -> None:
         """Take what is to be done from a feed, as `fill` finds room for it."""
@@ -74,13 +79,20 @@ class Backlog:
     def fill(self) -> None:
         """Take more from the feed where there is room, or where the time left suits nothing."""
         if self._too_late and len(self._feed):
-            self.left_out += len({entry[-1].asset.id for entry in self._todo})
-            self._todo.clear()
+            self._leave_out()
         self._too_late = False
         room = WINDOW - len(self._todo)
         if room >= min(_PORTION, len(self._feed)) > 0:
             portion = WINDOW if room == WINDOW else _PORTION
             self.add(*(one for item in self._feed.take(portion) for one in self._cut(item)))
+
+    def _leave_out(self) -> None:
+        for entry in self._todo:
+            if entry[-1].part is None:
+                self._whole_left_out += 1
+            else:  # another part may be at work, or have been left out before
+                self._in_parts_left_out.add(entry[-1].asset.id)
+        self._todo.clear()
 
     def ahead(self, count: int) -> Iterator[Planned]:
         """The next ones in line, at most `count`."""
@@ -93,6 +105,7 @@ class Backlog:
 
     def add(self, *planned: Planned) -> None:
         """Put assets behind those of their rank."""
+        self._too_late = False  # nobody has asked yet whether these would be done in time
         if len(planned) > 1:
             for item in planned:
                 self._todo.append(self._entry(item, next(self._last)))
@@ -103,6 +116,7 @@ class Backlog:
 
     def put_back(self, planned: Planned) -> None:
         """Put an asset before those of its rank: it was nobody's fault that it was not done."""
+        self._too_late = False
         insort(self._todo, self._entry(planned, next(self._first)))
 
     def _entry(self, planned: Planned, ticket: int) -> tuple[Any, ...]:

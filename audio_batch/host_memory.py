@@ -39,7 +39,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.ASCII)
 
 DEFAULT_FLOOR_BYTES = 10**9
 
-_UNKNOWN_DURATION_S = 3600.0
+UNKNOWN_DURATION_S = 3600.0
 """A recording of unknown length is taken for an hour."""
 
 _SAMPLES_BYTES = 2 * 64_000
@@ -192,7 +192,7 @@ def need_bytes(
         diarize: whether its voices are told apart.
         on_cpu: whether the engine computes in this memory, not in a GPU's.
     """
-    heard_s = _UNKNOWN_DURATION_S if duration_s is None else duration_s
+    heard_s = UNKNOWN_DURATION_S if duration_s is None else duration_s
     features = _FEATURES_BYTES * min(heard_s, _PART_S)
     if on_cpu:
         features += _WINDOW_ON_CPU_BYTES * max(1, batch_size)

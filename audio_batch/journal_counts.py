@@ -212,8 +212,10 @@ def _numbered(number: int, tally: Tally) -> Iterator[tuple[str, int, tuple[bool,
         yield asset_id, number, (settled, at)
 
 
-_BEYOND_ASCII = re.compile(r"[^\x00-\x7f]+")
+_TO_ESCAPE = re.compile(r"[^\x00-\x7e]+")  # DEL steers terminals, and JSON lets it be
 
 
 def _ascii(text: str) -> str:
-    return _BEYOND_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], text)
+    return _TO_ESCAPE.sub(
+        lambda found: json.dumps(found[0])[1:-1].replace("\x7f", "\\u007f"), text
+    )

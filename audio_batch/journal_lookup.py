@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -22,6 +24,10 @@ _DONE = (
     "SELECT asset_id, source, fingerprint, rendering, missing, notes, suspicions, outputs"
     " FROM assets WHERE +state = 'done' AND asset_id "
 )
+
+_JSON_PATH = re.compile(r'\{"format": "json", "path": "([^"\\]*)"')
+"""The path of an asset's JSON in its outputs as `outputs_json` writes them, if nothing is escaped:
+to parse them takes ten times as long."""
 
 
 class Lookup:
@@ -89,6 +95,17 @@ class Lookup:
         with self._file.translated():
             for (asset_id,) in self._raw().execute("SELECT asset_id FROM assets"):
                 yield asset_id
+
+    def json_paths(self) -> Iterator[tuple[str, str]]:
+        """The id and the path of the JSON of all that have published one."""
+        with self._file.translated():
+            for asset_id, outputs in self._raw().execute("SELECT asset_id, outputs FROM assets"):
+                if found := _JSON_PATH.search(outputs):
+                    yield asset_id, found[1]
+                elif '"json"' in outputs:
+                    for output in json.loads(outputs):
+                        if output["format"] == "json":
+                            yield asset_id, output["path"]
 
     def _raw(self) -> sqlite3.Cursor:
         cursor = self._file.db.cursor()

@@ -9,6 +9,7 @@ nothing.
 from __future__ import annotations
 
 import sqlite3
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from audio_batch.journal_file import JournalFile
 from audio_batch.journal_rows import JournalEntry
 
 _DESTINATION = "results_destination"
+_JOURNAL_ID = "journal_id"
 
 # A row that changes again gets a new number: what is deleted is what was delivered. No OR REPLACE:
 # within a trigger the outer statement's own conflict clause counts.
@@ -66,7 +68,9 @@ class Outbox:
         """
         with self._file.translated():
             row = self._one("SELECT value FROM meta WHERE key = ?", _DESTINATION)
-            if row is not None and row["value"] == destination and self._is_made():
+            named = self._one("SELECT value FROM meta WHERE key = ?", _JOURNAL_ID)
+            known = row is not None and named is not None and row["value"] == destination
+            if known and self._is_made():
                 return
         with self._file.transaction():
             for statement in _MAKE:
@@ -74,7 +78,16 @@ class Outbox:
             self._file.db.execute(
                 "INSERT OR REPLACE INTO meta VALUES (?, ?)", (_DESTINATION, destination)
             )
+            self._file.db.execute(
+                "INSERT OR IGNORE INTO meta VALUES (?, ?)", (_JOURNAL_ID, str(uuid.uuid4()))
+            )
             self._fill()
+
+    def journal_id(self) -> str:
+        """What tells this journal from others, once the outbox has been opened; else empty."""
+        with self._file.translated():
+            row = self._one("SELECT value FROM meta WHERE key = ?", _JOURNAL_ID)
+        return str(row["value"]) if row is not None else ""
 
     def fill(self) -> None:
         """Have everything that the journal knows delivered, once more where it has been."""

@@ -39,6 +39,8 @@ _LINES = re.compile(rb"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z")
 _FIRST_LINE_BYTES = 1 << 20
 _GAP_BYTES = 1 << 16
 """Entries that lie closer together are read at one go."""
+_RUN_BYTES = 4 << 20
+"""So much is read at one go, or one entry that is longer."""
 
 
 Piece = tuple[int, int, int, bytes]
@@ -137,7 +139,7 @@ class ManifestFile:
         try:
             status = os.fstat(self.file.fileno())
             if (status.st_size, status.st_mtime_ns) != self._seen:
-                raise self._changed()
+                raise self.changed()
             for run in _neighbours(sorted(set(numbers)), offsets, self.size_bytes):
                 begin = offsets[run[0]]
                 self.file.seek(begin)
@@ -146,10 +148,11 @@ class ManifestFile:
                     end = _end(number, offsets, self.size_bytes)
                     found[number] = data[offsets[number] - begin : end - begin]
         except OSError as error:
-            raise self._changed() from error
+            raise self.changed() from error
         return [found[number] for number in numbers]
 
-    def _changed(self) -> SetupError:
+    def changed(self) -> SetupError:
+        """What is to be raised when an entry is not what it was."""
         return SetupError(
             f"The manifest {for_terminal(str(self.path))} was changed while the run was at work.",
             remedy="What is done is kept: run it again. Replace a manifest by renaming a new one.",
@@ -165,7 +168,10 @@ def _neighbours(
 ) -> Iterator[list[int]]:
     run: list[int] = []
     for number in numbers:
-        if run and offsets[number] - _end(run[-1], offsets, size_bytes) > _GAP_BYTES:
+        if run and (
+            offsets[number] - _end(run[-1], offsets, size_bytes) > _GAP_BYTES
+            or _end(number, offsets, size_bytes) - offsets[run[0]] > _RUN_BYTES
+        ):
             yield run
             run = []
         run.append(number)

@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 import stat
+import threading
 import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -79,6 +80,7 @@ class Reading:
         self._ids: UniqueIds | None = UniqueIds()
         self.index = Index()
         self._wishes: dict[str | None, int] = {}
+        self._at_it = threading.Lock()
         self.assets: list[Asset] | None = []
         """All of them, where they are few or cannot be read again."""
 
@@ -95,22 +97,26 @@ class Reading:
             self.index.offsets = self._source.offsets
 
     def again(self, numbers: Sequence[int]) -> list[Asset]:
-        """Some entries as assets once more, their files looked for again.
+        """Some entries as assets once more, their files looked for again. From any thread.
 
         Raises:
             SetupError: the file was changed meanwhile.
         """
         if self.assets is not None:
             return [self.assets[number] for number in numbers]
-        texts = self._file.read(self.index.offsets, numbers)
-        entries = [
-            self._entry(number, None, data) for number, data in zip(numbers, texts, strict=True)
-        ]
-        selected, is_mine = self.index.selected, self.index.is_mine
-        sought = [bool(selected[number] and is_mine[number]) for number in numbers]
-        assets = [asset for _, asset in self._found(entries, sought, allow_missing=True)]
-        self.checker.forget_problems()
-        return [asset for asset in assets if asset is not None]
+        with self._at_it:  # the file has one position, and what reads entries remembers the last
+            texts = self._file.read(self.index.offsets, numbers)
+            entries = [
+                self._entry(number, None, data) for number, data in zip(numbers, texts, strict=True)
+            ]
+            selected, is_mine = self.index.selected, self.index.is_mine
+            sought = [bool(selected[number] and is_mine[number]) for number in numbers]
+            found = [asset for _, asset in self._found(entries, sought, allow_missing=True)]
+            self.checker.forget_problems()
+        assets = [asset for asset in found if asset is not None]
+        if [asset.id for asset in assets] != self.index.ids.some(numbers):
+            raise self._file.changed()
+        return assets
 
     # -- entries as they stand in the file ------------------------------------------------------
 

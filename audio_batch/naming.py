@@ -12,7 +12,6 @@ import string
 import unicodedata
 from array import array
 from collections.abc import Iterable, Sequence, Set
-from pathlib import PurePosixPath
 from typing import NoReturn
 
 import pathvalidate
@@ -92,7 +91,7 @@ class OutputNamer:
         self._components = _parsed(self.template)
         self._is_id_alone = self.template == DEFAULT_TEMPLATE
 
-    def over(self, assets: Sequence[Asset], *, taken: Iterable[PurePosixPath] = ()) -> OutputNames:
+    def over(self, assets: Sequence[Asset], *, taken: Iterable[str] = ()) -> OutputNames:
         """The names of all assets of a manifest.
 
         Args:
@@ -102,13 +101,12 @@ class OutputNamer:
         Raises:
             UsageError: the template names a field that no asset has.
         """
-        parts = (path.parts for path in taken)
         keys = array("q")
         ids: Sequence[str]
         if self._is_id_alone and isinstance(assets, Assets):
             ids = assets.entries.ids
             keys.extend(map(_key_of_id, ids))
-            return OutputNames(lambda _, one: safe_component(one), _with_hash, ids, keys, parts)
+            return OutputNames(lambda _, one: safe_component(one), _with_hash, ids, keys, taken)
         names, ids = Texts(), Texts()
         fields = {name for component in self._components for _, name in component if name}
         missing = {name for name in fields if not is_own_field(name)}
@@ -121,7 +119,7 @@ class OutputNamer:
                 missing.difference_update(asset.metadata)
         if missing and len(names):
             self._refuse_fields(missing, assets)
-        return OutputNames(lambda number, _: names[number], _with_hash, ids, keys, parts)
+        return OutputNames(lambda number, _: names[number], _with_hash, ids, keys, taken)
 
     def _refuse_fields(self, missing: Set[str], assets: Sequence[Asset]) -> NoReturn:
         known = ", ".join(sorted({key for a in assets[:100] for key in a.metadata})[:30])

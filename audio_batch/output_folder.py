@@ -9,10 +9,12 @@ or where --state-dir says. A shard of a manifest has a state of its own below th
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -25,7 +27,7 @@ from audio_batch.manifest_sources import SourceError, local_text
 from audio_batch.outputs import OutputPlace
 from audio_batch.remote.access import Access
 from audio_batch.shards import FOLDER as SHARDS
-from audio_batch.shards import Shard
+from audio_batch.shards import Shard, states
 from audio_batch.storage import (
     STATE_FOLDER,
     TEMPORARY_PREFIX,
@@ -42,6 +44,12 @@ _OWNER = "location.json"
 _READABLE = 40
 """How much of a URL stands in the name of its state folder."""
 
+_LOCK = "run.lock"
+_FOREIGN = "s"
+"""What the mark of a state elsewhere begins with in names of temporary files; others by a digit."""
+
+_OLD_S = 24 * 3600.0
+_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOENT, errno.ENOTDIR)
 _PATIENCE_S = 3.0
 """How long a shard waits for another's look at the whole's lock, which takes a moment."""
 
@@ -69,11 +77,11 @@ class OutputFolder:
         self.whole = root / STATE_FOLDER if state is None else state
         self.state = self.whole / SHARDS / shard.tag if shard else self.whole
         tag = shard.tag if shard else ""
-        self.place = OutputPlace(url or str(root), access, tag)
+        self.place = OutputPlace(url or str(root), access, self._temporaries)
         self.journal_path = self.state / "journal.sqlite3"
         self.crash_log_path = self.state / "crash.log"
         self.summary_path = root / (f"summary.{tag}.json" if tag else "summary.json")
-        self._lock_path = self.state / "run.lock"
+        self._lock_path = self.state / _LOCK
 
     @classmethod
     def at(
@@ -101,6 +109,20 @@ class OutputFolder:
             state = state or _home_of(url)
             return cls(state, state=state, url=url, access=access, shard=part)
         return cls(_local(location), state=state, shard=part)
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the state of local outputs lies in a folder of its own."""
+        return self.is_local and self.whole != self.root / STATE_FOLDER
+
+    @property
+    def _temporaries(self) -> str:
+        """Whose temporary files they are: one part's, and those of one state."""
+        tag = self.shard.tag if self.shard else ""
+        if not self.is_elsewhere:
+            return tag
+        digest = hashlib.sha256(str(self.whole).encode("utf-8", "surrogatepass")).hexdigest()
+        return f"{_FOREIGN}{digest[:8]}" + (f"-{tag}" if tag else "")
 
     @property
     def is_local(self) -> bool:
@@ -150,16 +172,25 @@ class OutputFolder:
                 os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
                 probe.unlink()
         except OSError as error:
-            raise SetupError(
-                f"The output folder {folder} cannot be written to: {error.strerror or error}.",
-                remedy="Choose another --output-dir, or mend its permissions.",
-            ) from error
+            raise self._unwritable(folder, error) from error
         self._own()
         self.place.open()
 
+    def _unwritable(self, folder: Path, error: OSError | NotImplementedError) -> SetupError:
+        reason = getattr(error, "strerror", None) or error
+        is_state = folder.is_relative_to(self.whole) and self.whole != self.root / STATE_FOLDER
+        name, flag = ("state", "--state-dir") if is_state else ("output", "--output-dir")
+        return SetupError(
+            f"The {name} folder {folder} cannot be written to: {reason}.",
+            remedy=f"Choose another {flag}, or mend its permissions.",
+        )
+
     def _refuse_links(self) -> None:
         """The state's files are written in place, through their names: none may lead elsewhere."""
-        for folder in dict.fromkeys((self.whole, self.state)):
+        folders = [self.whole, self.state]
+        if self.is_elsewhere:
+            folders.append(self.root / STATE_FOLDER)  # a lock is taken there
+        for folder in dict.fromkeys(folders):
             inside = folder.iterdir() if folder.is_dir() else ()
             for path in (folder, *inside):
                 if path.is_symlink():
@@ -210,15 +241,28 @@ class OutputFolder:
         """
         self._refuse_links()
         with contextlib.ExitStack() as held:
-            self._take(held, self._lock_path)
-            if self.shard is None:
-                others, patience_s = sorted(self.whole.glob(f"{SHARDS}/*/run.lock")), 0.0
-            else:
-                others, patience_s = [self.whole / "run.lock"], _PATIENCE_S
-            for other in others:
-                with contextlib.ExitStack() as seen:
-                    self._take(seen, other, patience_s)
+            self._take_all(held, self.whole)
+            if self.is_elsewhere and self.root.is_dir():
+                # Runs with other states may write into the same folder.
+                with contextlib.suppress(SetupError):
+                    self._take_all(held, self.root / STATE_FOLDER)
             yield
+
+    def _take_all(self, held: contextlib.ExitStack, whole: Path) -> None:
+        """Hold what is this run's below a state folder, and see that nobody holds the rest."""
+        state = whole / SHARDS / self.shard.tag if self.shard else whole
+        try:
+            state.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unwritable(state, error) from error
+        self._take(held, state / _LOCK)
+        if self.shard is None:
+            others, patience_s = sorted(whole.glob(f"{SHARDS}/*/{_LOCK}")), 0.0
+        else:
+            others, patience_s = [whole / _LOCK], _PATIENCE_S
+        for other in others:
+            with contextlib.ExitStack() as seen:
+                self._take(seen, other, patience_s)
 
     def _take(self, held: contextlib.ExitStack, path: Path, patience_s: float = 0.0) -> None:
         # Never the soft kind, which a dead process would leave behind.
@@ -231,6 +275,8 @@ class OutputFolder:
                 remedy="Wait for it, or choose another --output-dir; nothing needs unlocking.",
             ) from None
         except (OSError, NotImplementedError) as error:
+            if getattr(error, "errno", None) in _UNWRITABLE:
+                raise self._unwritable(path.parent, error) from error
             raise SetupError(
                 f"The lock in {path.parent} cannot be taken: {error}.",
                 remedy="Choose an --output-dir, or a --state-dir, on a file system that has locks.",
@@ -249,16 +295,34 @@ class OutputFolder:
     def leftovers(self) -> Iterator[Path]:
         """Temporary files that a killed run left; to be called with the lock held.
 
-        Of a shard only its own: the others may be at work.
+        Of a shard only its own: the others may be at work. Of runs with other states,
+        which may be at work too, what is older than a day.
         """
-        prefix = temporary_prefix(self.shard.tag if self.shard else "")
+        tag = self._temporaries
+        prefix = temporary_prefix(tag if self.shard else "")
+        old_s = time.time() - _OLD_S
+
+        def ours(path: Path) -> bool:
+            if not path.name.startswith(prefix):
+                return False
+            foreign = path.name.removeprefix(TEMPORARY_PREFIX).startswith(_FOREIGN)
+            if self.shard is not None or (not foreign and not self.is_elsewhere):
+                return True
+            return bool(tag) and path.name.startswith(TEMPORARY_PREFIX + tag)
+
+        def old(path: Path) -> bool:
+            try:
+                return path.lstat().st_mtime < old_s
+            except OSError:
+                return False
+
         for path in _files_below(self.state):
             if path.name.startswith(TEMPORARY_PREFIX):
                 yield path
         if not self.is_local:
             return
         for path in _files_below(self.root, without=self.whole):
-            if path.name.startswith(prefix):
+            if ours(path) or (path.name.startswith(TEMPORARY_PREFIX) and old(path)):
                 yield path
 
     def sweep(self) -> int:
@@ -283,6 +347,20 @@ class OutputFolder:
             )
         if self.whole != self.root / STATE_FOLDER:
             self._checked_owner()
+
+    def reserved(self) -> set[PurePosixPath]:
+        """Names that no asset's output may have: those of summaries of shards, beside each other.
+
+        Of as many shards as this run is one of, or as the state knows.
+        """
+        counts = {shard.count for shard, _ in states(self.whole) if shard is not None}
+        if self.shard is not None:
+            counts.add(self.shard.count)
+        return {
+            PurePosixPath(f"summary.{Shard(index, count).tag}")
+            for count in counts
+            for index in range(1, count + 1)
+        }
 
     def send_summary(self) -> None:
         """Put the summary, which is written locally, beside remote outputs too.
@@ -342,7 +420,7 @@ def _url(location: str) -> str:
                 f"{location} names no bucket or container.",
                 remedy=f"For example: {scheme}://bucket/transcripts.",
             )
-        return location.rstrip("/")
+        return scheme + location.rstrip("/")[len(scheme) :]
     if scheme in ("", "file"):
         return ""
     known = ", ".join(f"{name}://" for name in ("s3", "gs", "az", "file"))

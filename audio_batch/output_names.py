@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import unicodedata
 from array import array
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
@@ -36,14 +37,15 @@ class OutputNames:
         with_hash: Callable[[str, str, int], str],
         ids: Sequence[str],
         keys: array[int],
-        taken: Iterable[Parts] = (),
+        taken: Iterable[str] = (),
     ) -> None:
         self._wanted = wanted
         self._ids = ids
         self._changed: dict[int, str] = {}
         self._digits: dict[int, int] = {}
-        others = Counter(hash(file_system_key(parts)) for parts in taken)
-        others.update(hash(parts) for parts in RUNS_OWN)
+        others = array("q", map(hash, RUNS_OWN))
+        others.extend(hash(_key(name)) for name in taken)
+        others = _sorted(others)
         while rising := [n for n in self._clashing(keys, others) if not self._is_longest(n)]:
             for number in rising:
                 digits = _LONG_HASH if number in self._digits else _SHORT_HASH
@@ -70,7 +72,7 @@ class OutputNames:
     def _is_longest(self, number: int) -> bool:
         return self._digits.get(number) == _LONG_HASH
 
-    def _clashing(self, keys: array[int], others: Counter[int]) -> list[int]:
+    def _clashing(self, keys: array[int], others: array[int]) -> list[int]:
         """Numbers of names that some file system would take for another's, or the run's own."""
         suspicious = _repeated(keys, others)
         if not suspicious:
@@ -79,18 +81,31 @@ class OutputNames:
         # Two names may have one hash, though hardly ever.
         exact = {number: _key(self.at(number, self._ids[number])) for number in found}
         counts = Counter(exact.values())
-        return [n for n, key in exact.items() if counts[key] > 1 or hash(key) in others]
+        return [n for n, key in exact.items() if counts[key] > 1 or _has(others, hash(key))]
 
 
-def _repeated(keys: array[int], others: Counter[int]) -> set[int]:
+def _sorted(keys: array[int]) -> array[int]:
+    if len(keys) < _MANY:
+        return array(keys.typecode, sorted(keys))
+    import numpy as np
+
+    return array(keys.typecode, np.sort(np.frombuffer(keys, keys.typecode)).tobytes())
+
+
+def _has(in_order: array[int], key: int) -> bool:
+    at = bisect_left(in_order, key)
+    return at < len(in_order) and in_order[at] == key
+
+
+def _repeated(keys: array[int], others: array[int]) -> set[int]:
     if len(keys) < _MANY:
         counts = Counter(keys)
-        return {key for key, count in counts.items() if count > 1 or key in others}
+        return {key for key, count in counts.items() if count > 1 or _has(others, key)}
     import numpy as np
 
     in_order = np.sort(np.frombuffer(keys, keys.typecode))
     repeated = set(in_order[1:][in_order[1:] == in_order[:-1]].tolist())
-    wanted = np.array(list(others), keys.typecode)
+    wanted = np.frombuffer(others, others.typecode)
     at = np.minimum(np.searchsorted(in_order, wanted), len(in_order) - 1)
     return repeated | set(wanted[in_order[at] == wanted].tolist())
 

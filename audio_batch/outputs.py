@@ -86,7 +86,7 @@ class OutputPlace:
     Args:
         location: a local folder, or the URL of one in an object store.
         access: what may be asked of the store.
-        tag: of which part of the manifest the outputs are, "" where there are no parts.
+        tag: whose temporary files they are: of which part of the manifest, of which state.
     """
 
     location: str

@@ -16,14 +16,16 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
-from audio_batch.errors import SetupError
+import psutil
+
+from audio_batch.errors import SetupError, UsageError
 from audio_batch.gpu.devices import Device
 from audio_batch.lifetime import STOP_SIGNALS
 from audio_batch.pools.hosts import Ending
@@ -44,6 +46,11 @@ _CALLS = 8
 # Of a worker that ended somehow Ray names memory among "common causes": that says nothing.
 _NODE_DIED = re.compile(r"its node has died|actor's node was terminated|node is dead")
 _LACKS_MEMORY = re.compile(r"running low on memory|memory pressure")
+
+# What of a URL keeps no secret, though `redact` masks it: a variable's name, and a user's alone (on
+# the web it may be a token). A user whose password was a variable has a colon behind it.
+_VARIABLE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
+_USER = re.compile(r"(?i)(?:(?<!http://)(?<!https://)(?<=://)[^\s/?#:@]*|(?<=://)[^\s/?#:@]*:)@")
 
 _log = logging.getLogger("audio_batch.run")
 
@@ -155,7 +162,9 @@ def connect(address: str | None) -> Cluster:
 
     Raises:
         SetupError: Ray is not installed, or there is no cluster at that address.
+        UsageError: there is a secret in this process's command line.
     """
+    require_no_secret(psutil.Process().cmdline())
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with _signals_kept():
         try:
@@ -178,6 +187,23 @@ def connect(address: str | None) -> Cluster:
                 "Ray. Driver and cluster must be of one version of Ray and of Python.",
             ) from error
     return Cluster(ray, is_ours=False)
+
+
+def require_no_secret(words: Sequence[str]) -> None:
+    """Ray notes a driver's command line (`entrypoint`), and shows it to all who reach the cluster.
+
+    Raises:
+        UsageError: a secret stands in it.
+    """
+    for word in words:
+        bare = _USER.sub("", _VARIABLE.sub("", word))
+        if redact(bare) != bare:
+            raise UsageError(
+                f"There is a secret in the command line ({for_terminal(redact(word))[:200]}), "
+                "which Ray would note and show to everybody who reaches the cluster.",
+                remedy="Name databases by AUDIO_BATCH_DATABASE_URL and AUDIO_BATCH_RESULTS_DB, or "
+                "write '${VARIABLE}' instead of the secret.",
+            )
 
 
 def _knock(address: str) -> None:

@@ -8,6 +8,7 @@ Nothing is written below the output folder while there is nothing to do.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -71,7 +72,7 @@ from audio_batch.remote.settings import inputs_of
 from audio_batch.reporters import Reporter, Steady
 from audio_batch.request import Request, choose, output_folder, read_manifest
 from audio_batch.runner import MakePool, Runner
-from audio_batch.survey import Survey
+from audio_batch.survey import Survey, most_s
 from audio_batch.tell import Tell
 from audio_batch.text import redact
 from audio_batch.time_limits import TimeLimit
@@ -259,9 +260,9 @@ class _Night:
         # Over the whole manifest, so that a name never depends on which assets were selected; and
         # past the names of other manifests' assets that this folder holds.
         every = self.manifest.assets
-        names_of_outputs = OutputNamer(self.options.output_template).over(
-            every, taken=set(names_of_others(every, self.journal))
-        )
+        others = names_of_others(every, self.journal)
+        taken = itertools.chain(map(str, self.folder.reserved()), others)
+        names_of_outputs = OutputNamer(self.options.output_template).over(every, taken=taken)
         outputs = self.folder.place.open()
         recovery = Recovery(outputs, self.journal, self._begin_recovery)
         planner = Planner(
@@ -395,9 +396,12 @@ class _Night:
                 return 0
             if not self.options.publishes:  # the null engine has no model, and keeps nothing
                 return 0
-            part = planned.part
+            asset, part = planned.asset, planned.part
+            length_s = asset.duration_s if part is None else part.length_s + 2 * MARGIN_S
+            if length_s is None and (most := most_s(asset)) is not None:
+                length_s = min(most, host_memory.UNKNOWN_DURATION_S)
             return host_memory.need_bytes(
-                planned.asset.duration_s if part is None else part.length_s + 2 * MARGIN_S,
+                length_s,
                 batch_size=max(size or USUAL_BATCH["cpu"] for size in batch_sizes),
                 diarize=diarize,
                 on_cpu=on_cpu,

@@ -40,7 +40,7 @@ def publish(
     """Write `data` to `root / relative` so that the name never shows a part of it.
 
     Args:
-        tag: whose temporary file it is, where several parts of a manifest are at work at once.
+        tag: whose temporary file it is, where several runs are at work in one folder.
 
     Raises:
         AssetError: DISK_FULL or OUTPUT, naming the file.

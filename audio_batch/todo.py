@@ -12,7 +12,7 @@ import operator
 from array import array
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from audio_batch import survey
 from audio_batch.asset import Asset
@@ -161,7 +161,7 @@ class Todo:
             self.to_hear,
             self.to_hear_s,
             self.to_hear - len(self._unheard),
-            self.assets.pick(some),
+            [asset.path for asset in self.assets.pick(some) if asset.path is not None],
         )
 
     def stands(self, asset_id: str) -> bool:
@@ -249,17 +249,17 @@ def _chunks(assets: Assets, *, by_id: bool) -> Iterator[array[int]]:
         yield array("L", sorted(places[first : first + CHUNK]))
 
 
-def names_of_others(assets: Assets, journal: Journal) -> Iterator[PurePosixPath]:
+def names_of_others(assets: Assets, journal: Journal) -> Iterator[str]:
     """The names of outputs that the folder holds for assets of other manifests."""
     if not journal.lookup.count():
         return
     known = set(map(hash, assets.ids()))
-    others = (one for one in journal.lookup.ids() if hash(one) not in known)
-    while some := list(itertools.islice(others, CHUNK)):
-        for entry in journal.lookup.entries(some):
-            for output in entry.outputs:
-                if output.format == "json":
-                    yield PurePosixPath(output.path).with_suffix("")
+    # There mostly are none, and the ids alone are in an index.
+    if all(hash(one) in known for one in journal.lookup.ids()):
+        return
+    for asset_id, path in journal.lookup.json_paths():
+        if hash(asset_id) not in known:
+            yield path.removesuffix(".json")
 
 
 def _sort(order: array[int], *by: array[int] | array[float]) -> array[int]:

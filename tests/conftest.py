@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
@@ -19,6 +20,19 @@ from stores.servers import WebServer
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Two workers on two cores, each with a thread for every core, are in each other's way.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was() -> Iterator[None]:
+    """What the program does to its own process must not reach the next test."""
+    loggers = [logging.getLogger(name) for name in (None, *list(logging.root.manager.loggerDict))]
+    levels = [logger.level for logger in loggers]
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from audio_batch.gpu.devices import CPU
 from audio_batch.guards import Guards
 from audio_batch.manifest import Asset
 from audio_batch.outcome import Outcome, Stage, State
+from audio_batch.parts import Part
 from audio_batch.pipeline import Job
 from audio_batch.plan import Planned
 from audio_batch.time_limits import TimeLimit
@@ -92,6 +93,48 @@ def test_what_the_time_left_suits_is_found_behind_what_it_does_not() -> None:
     assert begin_next(backlog) is None
     assert (len(backlog), backlog.left_out) == (0, WINDOW)
     assert backlog.assets_left(()) == WINDOW
+
+
+def test_what_comes_back_when_all_else_is_too_late_is_not_thrown_away_with_it() -> None:
+    expectation = Expectation()
+    expectation.observe("cpu", 100.0, 100.0)
+    backlog = Backlog(Guards(time=TimeLimit.of_flags(None, "10m")), expectation)
+    backlog.feed_from(ListFeed(of_length(WINDOW + 5, 7200.0)), itself)
+    back, retried, added = of_length(3, 60.0)
+    for give, item in (
+        (backlog.put_back, back),
+        (backlog.add, added),
+        (lambda item: (backlog.add_later(item, 0.0), backlog.take_due()), retried),
+    ):
+        assert begin_next(backlog) is None
+        give(item)
+        backlog.fill()
+        assert backlog.left_out == 0
+        assert begin_next(backlog) == item.asset.id
+    assert begin_next(backlog) is None
+    backlog.fill()
+    assert backlog.left_out == WINDOW
+
+
+def test_an_asset_whose_parts_are_left_out_counts_once() -> None:
+    expectation = Expectation()
+    expectation.observe("cpu", 100.0, 100.0)
+    backlog = Backlog(Guards(time=TimeLimit.of_flags(None, "10m")), expectation)
+    (long,) = of_length(1, 14_400.0)
+    parts = [dataclasses.replace(long, part=Part(n, 4, 14_400.0)) for n in range(4)]
+    count = 2 * WINDOW + 1
+    backlog.feed_from(
+        ListFeed([long, *of_length(count - 1, 7200.0)]),
+        lambda item: parts if item is long else [item],
+    )
+    backlog.remove(parts[3])
+    backlog.add_later(parts[3], 0.0)
+    for left_out in (WINDOW, count - 1):
+        assert begin_next(backlog) is None
+        backlog.fill()
+        assert backlog.left_out == left_out
+        assert backlog.assets_left([long.asset.id]) == count
+        backlog.take_due()
 
 
 def test_nothing_is_remembered_of_what_is_done(house: House) -> None:

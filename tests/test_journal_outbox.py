@@ -57,6 +57,18 @@ def test_what_stands_already_is_due_at_a_new_destination(journal: Journal) -> No
     assert due(journal) == {"a": "done", "b": "failed"}
 
 
+def test_a_journal_has_a_name_of_its_own(journal: Journal, tmp_path: Path) -> None:
+    assert journal.outbox.journal_id() == ""
+    journal.outbox.open_for("one")
+    name = journal.outbox.journal_id()
+    assert len(name) == 36
+    journal.outbox.open_for("two")
+    assert journal.outbox.journal_id() == name
+    other = Journal(tmp_path / "other.sqlite3")
+    other.outbox.open_for("one")
+    assert other.outbox.journal_id() != name
+
+
 def test_every_way_to_change_a_row_is_seen(journal: Journal) -> None:
     journal.outbox.open_for("one")
     end(journal, "a")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import random
+import sys
 import threading
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -246,6 +248,70 @@ def test_a_manifest_that_is_written_over_is_not_mistaken(folder: Path) -> None:
     (folder / "m.jsonl").write_text(many(99))
     with pytest.raises(SetupError, match="was changed"):
         _ = manifest.assets[99]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there the manifest is copied")
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"id": "a-7"', '"id": "b-7"'),
+        ('{"id": "a-7"', '["id": "a-7"'),
+    ],
+)
+def test_an_entry_that_became_another_is_no_entry_less(folder: Path, old: str, new: str) -> None:
+    manifest = read(folder, many(100), held=10)
+    path = folder / "m.jsonl"
+    before = path.stat()
+    assert old in many(100)
+    path.write_text(many(100).replace(old, new))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert [asset.id for asset in manifest.assets.pick([6, 8])] == ["a-6", "a-8"]
+    with pytest.raises(SetupError, match="was changed"):
+        list(manifest.assets.pick([6, 7, 8]))
+
+
+def test_assets_are_read_again_by_several_threads(folder: Path) -> None:
+    entries = [
+        {"id": f"a-{n}", "uri": "x.wav", f"key-{n % 5}": "t" * (n % 97)} for n in range(6000)
+    ]
+    manifest = read(folder, lines(*entries), held=10)
+    slips: list[object] = []
+
+    def ask(first: int) -> None:
+        for begin in range(first, 4000, 400):
+            try:
+                found = list(manifest.assets.pick(range(begin, begin + 2000, 1 + first)))
+            except Exception as error:
+                slips.append(error)
+                continue
+            expected = [f"a-{n}" for n in range(begin, begin + 2000, 1 + first)]
+            if [asset.id for asset in found] != expected:
+                slips.append(len(found) - len(expected))
+
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    try:
+        threads = [threading.Thread(target=ask, args=(first,)) for first in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval_s)
+    assert slips == []
+
+
+def test_entries_far_from_each_other_are_not_held_with_all_between(folder: Path) -> None:
+    entries = [{"id": f"a-{n}", "uri": "x.wav", "text": "t" * 3000} for n in range(6000)]
+    manifest = read(folder, lines(*entries), held=10)
+    some = manifest.assets.pick(range(0, 6000, 20))
+    tracemalloc.start()
+    try:
+        assert len(list(some)) == 300
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 13_000_000  # of 18 MB; a run of 4 MiB is read and cut into its entries
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])

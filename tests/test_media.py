@@ -312,7 +312,7 @@ def test_words_after_damage_keep_their_times(
     assert beep_time_s(audio.samples) == pytest.approx(25.0, abs=0.15)
 
 
-@pytest.mark.parametrize("name", ["mp3", "m4a"])
+@pytest.mark.parametrize("name", [pytest.param("mp3", marks=pytest.mark.slow), "m4a"])
 def test_a_burst_in_ten_minutes_costs_less_than_a_second(name: str, tmp_path: Path) -> None:
     """faster-whisper's own decoding ends at 180 s here, and says nothing."""
     path = tmp_path / f"long.{name}"
@@ -572,7 +572,7 @@ def _position(path: Path) -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
-@pytest.mark.parametrize("change", ["delete", "cut"])
+@pytest.mark.parametrize("change", [pytest.param("delete", marks=pytest.mark.slow), "cut"])
 def test_a_file_that_changes_while_it_is_read(change: str, tmp_path: Path) -> None:
     """What is deleted can be read to its end all the same; what is cut is said to be."""
     path = tmp_path / "changing.wav"
@@ -679,7 +679,10 @@ print(json.dumps([audio.duration_s, audio.samples.nbytes, peak_bytes() - before]
 """
 
 
-@pytest.mark.parametrize(("codec", "container"), [("flac", "flac"), ("pcm_s16le", "wav")])
+@pytest.mark.parametrize(
+    ("codec", "container"),
+    [("flac", "flac"), pytest.param("pcm_s16le", "wav", marks=pytest.mark.slow)],
+)
 def test_an_hour_needs_little_more_memory_than_its_samples(
     codec: str, container: str, tmp_path: Path
 ) -> None:

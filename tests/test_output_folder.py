@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 from program import Answer, write_manifest
@@ -104,8 +105,15 @@ def test_the_state_of_other_outputs_is_not_used(tmp_path: Path) -> None:
 def test_an_unwritable_state_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     folder = OutputFolder.at(str(tmp_path / "out"), state_dir=tmp_path / "file")
-    with pytest.raises(SetupError, match="cannot be written to"):
+    with pytest.raises(SetupError, match=r"state folder .*file cannot be .* another --state-dir"):
         folder.create()
+    inside = OutputFolder.at(str(tmp_path / "out"), state_dir=tmp_path / "file" / "inside")
+    with pytest.raises(SetupError, match=r"state folder .*inside cannot be .*another --state-dir"):
+        inside.locked().__enter__()
+
+
+def test_a_scheme_may_be_written_in_capitals() -> None:
+    assert OutputFolder.at("S3://Bucket/Some").place.location == "s3://Bucket/Some"
 
 
 # -- who holds it ---------------------------------------------------------------------------------
@@ -155,6 +163,62 @@ def test_a_shard_sweeps_what_is_its_own(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "deep").iterdir()] == [kept.name]
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "together"),
+    [
+        (None, None, False),
+        ("1/2", "1/2", False),
+        ("1/2", "2/2", True),
+    ],
+)
+def test_states_elsewhere_hold_the_same_outputs(
+    tmp_path: Path, one: str | None, other: str | None, together: bool
+) -> None:
+    out = str(tmp_path / "out")
+    first = OutputFolder.at(out, shard=one)
+    second = OutputFolder.at(out, shard=other, state_dir=tmp_path / "state")
+    for folder in (first, second):
+        folder.create()
+    for holder, comer in ((first, second), (second, first)):
+        with ExitStack() as held:
+            held.enter_context(holder.locked())
+            if together:
+                held.enter_context(comer.locked())
+            else:
+                with pytest.raises(LockedError), comer.locked():
+                    pytest.fail("both hold it")
+
+
+def test_a_sweep_spares_what_a_run_with_another_state_is_writing(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    here = OutputFolder.at(str(out))
+    there = OutputFolder.at(str(out), state_dir=tmp_path / "state")
+    part = OutputFolder.at(str(out), state_dir=tmp_path / "state", shard="1/2")
+    for folder in (here, there, part):
+        folder.create()
+    torn = {folder: out / temporary_name(folder.place.tag) for folder in (here, there, part)}
+    for path in torn.values():
+        path.write_bytes(b"torn")
+    assert here.sweep() == 1
+    assert not torn[here].exists()
+    torn[here].write_bytes(b"torn")
+    assert part.sweep() == 1
+    assert torn[here].exists() and torn[there].exists()
+    assert there.sweep() == 1
+    os.utime(torn[here], (1, 1))  # nobody has been writing that for a day
+    assert there.sweep() == 1
+
+
+def test_no_asset_has_the_name_of_a_shards_summary(tmp_path: Path) -> None:
+    whole = OutputFolder.at(str(tmp_path))
+    assert whole.reserved() == set()
+    part = OutputFolder.at(str(tmp_path), shard="1/2")
+    assert part.reserved() == {PurePosixPath(f"summary.{n}-of-2") for n in (1, 2)}
+    part.create()
+    part.journal_path.touch()
+    assert whole.reserved() == part.reserved()
+
+
 # -- as a person sees it --------------------------------------------------------------------------
 
 
@@ -165,7 +229,7 @@ def test_a_run_and_what_looks_at_it_find_a_state_elsewhere(cli: Cli, tmp_path: P
     assert json.loads((tmp_path / "state/location.json").read_text()) == {
         "outputs": str(tmp_path / "out")
     }
-    assert not (tmp_path / "out" / STATE_FOLDER).exists()
+    assert [path.name for path in (tmp_path / "out" / STATE_FOLDER).iterdir()] == ["run.lock"]
     assert cli("verify", "out").code == 2
     assert cli("verify", "out", *state).code == 0
     assert cli("retry", "out", *state).code == 0

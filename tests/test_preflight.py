@@ -458,6 +458,8 @@ def test_space_is_judged_by_what_the_outputs_take(tmp_path: Path) -> None:
     long = manifest_of(tmp_path, [{"id": "a", "path": "a.wav", "duration": hours * 3600}])
     (tight,) = here(request_of(long, tmp_path / "no/such/folder"), "space")
     assert tight.status == "warning" and "the outputs take about" in tight.message
+    (nothing,) = here(request_of(long, tmp_path / "no", output_format="none"), "space")
+    assert "the outputs take" not in nothing.message
     none = PreflightRequest(Settings(), folder=OutputFolder(tmp_path), floor_bytes=1 << 62)
     (found,) = here(none, "space")
     assert found.status == "error" and found.remedy

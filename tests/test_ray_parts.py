@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import multiprocessing
 import os
 import pickle
+import signal
+import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +24,19 @@ from audio_batch import __version__
 from audio_batch.config import Settings
 from audio_batch.errors import DeviceError, ErrorKind, ExitCode, UsageError
 from audio_batch.gpu.balancer import Balancer
-from audio_batch.outcome import Outcome, Stage, StageRecord, State
+from audio_batch.manifest import Asset
+from audio_batch.options import DecodingOptions, SpeakerLimits
+from audio_batch.outcome import Outcome, Published, Stage, StageRecord, State
 from audio_batch.outputs import OutputPlace
-from audio_batch.pools.hosts import Ending
-from audio_batch.pools.messages import Brought, Ended, Refused, Told
+from audio_batch.pipeline import Job
+from audio_batch.pools.courier import Courier
+from audio_batch.pools.hosts import Ending, LocalHandle
+from audio_batch.pools.messages import Brought, Elsewhere, Ended, Refused, Told
 from audio_batch.pools.ray_actor import PREFIX, DeviceActor, Gone
 from audio_batch.pools.ray_pool import RayHandle, Shelves
-from audio_batch.ray_cluster import Cluster
+from audio_batch.ray_cluster import Cluster, require_no_secret
 from audio_batch.ray_devices import find_spots, kind_of
+from audio_batch.ray_keeper import VARIABLE
 from audio_batch.ray_node import report
 from audio_batch.storage import PublishedFile
 
@@ -65,6 +76,40 @@ def test_what_makes_no_sense_is_a_usage_error(
     write_manifest(tmp_path, 1)
     answer = cli("run", "manifest.json", *words)
     assert (answer.code, says in answer.err) == (ExitCode.USAGE, True), answer.err
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql://night:hunter2secret@127.0.0.1:1/d", "sqlite:///d.db?password=hunter2secret"],
+)
+def test_a_secret_in_the_command_line_is_kept_from_ray(
+    tmp_path: Path, cli: Callable[..., Answer], url: str
+) -> None:
+    write_manifest(tmp_path, 1)
+    answer = cli("run", "manifest.json", "--engine", "ray:null", "--results-db", url)
+    assert answer.code == ExitCode.USAGE, answer.err
+    assert "hunter2secret" not in answer.err
+    assert "AUDIO_BATCH_RESULTS_DB" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("word", "is_secret"),
+    [
+        ("postgresql://night@db.example/archive", False),
+        ("postgresql://night:${PGPASSWORD}@db.example/archive", False),
+        ("postgresql://db.example/archive?password=${PGPASSWORD}", False),
+        ("ray://head:10001", False),
+        ("--results-db=postgresql://night:pass@word@db.example/archive", True),
+        ("https://recordings.example/a.wav?sig=AbCd1234", True),
+        ("https://a-token@recordings.example/a.wav", True),
+    ],
+)
+def test_what_of_a_command_line_is_a_secret(word: str, is_secret: bool) -> None:
+    expected: AbstractContextManager[object] = (
+        pytest.raises(UsageError) if is_secret else nullcontext()
+    )
+    with expected:
+        require_no_secret(["audio-batch", "run", word])
 
 
 def test_without_ray_the_remedy_is_named(tmp_path: Path, cli: Callable[..., Answer]) -> None:
@@ -248,6 +293,119 @@ def test_an_actor_refuses_another_version() -> None:
         assert actor.news(1, 2, 0.0) == []
     finally:
         actor.close()
+
+
+def test_a_late_question_takes_nothing_away() -> None:
+    actor = DeviceActor()
+    try:
+        actor.begin(1, "0.0.0", b"not even read")
+        both = actor.news(1, 0, 5.0)
+        assert actor.news(1, 1, 0.0) == both[1:]
+        assert actor.news(1, 0, 0.0) == []  # the driver has gone on: nobody waits for this answer
+        assert actor.news(1, 1, 0.0) == both[1:]
+    finally:
+        actor.close()
+
+
+def test_a_child_that_another_has_followed_is_gone() -> None:
+    actor = DeviceActor()
+    try:
+        actor.begin(1, "0.0.0", b"not even read")
+        actor.begin(2, "0.0.0", b"not even read")
+        (gone,) = (pickle.loads(message) for message in actor.news(1, 0, 5.0))
+        assert isinstance(gone, Gone)
+        assert len(actor.news(2, 0, 5.0)) == 2
+        assert actor.news(3, 0, 0.0) == []  # not begun yet
+    finally:
+        actor.close()
+
+
+def test_messages_sent_again_come_once_and_in_order() -> None:
+    actor = DeviceActor()
+    spawn = multiprocessing.get_context("spawn")
+    ours, theirs = spawn.Pipe()
+    process = spawn.Process(target=time.sleep, args=(60,))
+    process.start()
+    # More than a pipe holds: the first call waits with half of what it has to say.
+    first = [b"%d" % number + b"." * 1_000_000 for number in range(3)]
+    try:
+        actor._number = 1
+        actor._child = LocalHandle(process, ours, None)
+        with ThreadPoolExecutor(3) as calls:
+            sent = [calls.submit(actor.send, 1, 0, first)]
+            assert theirs.poll(10)
+            sent.append(calls.submit(actor.send, 1, 0, first))
+            sent.append(calls.submit(actor.send, 1, 3, [b"last"]))
+            time.sleep(0.1)
+            assert not any(one.done() for one in sent)
+            heard = [theirs.recv_bytes()[:4] for _ in range(4)]
+            assert all(one.result(10) for one in sent)
+        assert heard == [b"0...", b"1...", b"2...", b"last"]
+        assert not theirs.poll(0.1)
+    finally:
+        actor.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there outputs of processes are looked at")
+def test_the_keeper_finds_who_has_written_over_its_environment(tmp_path: Path) -> None:
+    folder = tmp_path / "ab-ray-x"
+    folder.mkdir()
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    bare = {key: value for key, value in os.environ.items() if key != VARIABLE}
+    with (folder / "agent.out").open("wb") as out, (tmp_path / "other.out").open("wb") as elsewhere:
+        agent = subprocess.Popen(sleep, env=bare, stdout=out)
+        marked = subprocess.Popen(sleep, env={**bare, VARIABLE: "mark"}, stdout=elsewhere)
+        other = subprocess.Popen(sleep, env=bare, stdout=elsewhere)
+    try:
+        words = [sys.executable, "-m", "audio_batch.ray_keeper", "mark", str(folder)]
+        subprocess.run(words, stdin=subprocess.DEVNULL, check=True, timeout=60)
+        assert (agent.wait(10), marked.wait(10)) == (-signal.SIGKILL, -signal.SIGKILL)
+        assert other.poll() is None
+        assert not folder.exists()
+    finally:
+        for process in (agent, marked, other):
+            process.kill()
+            process.wait()
+
+
+def job_of(name: str) -> Job:
+    return Job(
+        asset=Asset(id=name, uri=name, path=Path(name), name=name, position=0),
+        decoding=DecodingOptions(),
+        formats=("txt",),
+        output_name=name,
+        source="",
+        fingerprint="f",
+        rendering="r",
+        device="ray:host/cpu",
+        attempt=1,
+        position=0,
+        total=1,
+        stages={},
+        limits=SpeakerLimits(),
+        kept={},
+    )
+
+
+def test_what_could_not_be_sent_at_first_is_sent_in_the_end(tmp_path: Path) -> None:
+    text = PublishedFile("txt", "b.txt", 5, "")
+    brought: list[Brought] = []
+    elsewhere = Elsewhere(
+        node="host",
+        scratch=tmp_path,
+        model_dir=None,
+        offline=True,
+        outputs_come_back=True,
+        cache_named=False,
+        cores=1,
+    )
+    courier = Courier(elsewhere, brought.append)
+    courier.told(Published("b", (text,), (), 1.0))  # it cannot be read at this moment
+    (tmp_path / "outputs/b.txt").write_bytes(b"words")
+    done = Outcome("b", State.DONE, "f", "ray:host/cpu", outputs=(text,))
+    assert courier.brought_back(job_of("b"), done).state is State.DONE
+    assert brought == [Brought("b", "outputs", text, b"words")]
+    assert not (tmp_path / "outputs/b.txt").exists()
 
 
 class Hearsay:

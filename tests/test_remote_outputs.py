@@ -70,6 +70,12 @@ def test_a_night_into_a_bucket(cli: Cli, tmp_path: Path, s3: S3) -> None:
     counts = s3.counts()
     assert (counts["PUT"], counts["LIST"], counts["HEAD"], counts["GET"]) == (8, 1, 0, 0)
 
+
+@slow
+def test_a_night_into_a_bucket_once_more(cli: Cli, tmp_path: Path, s3: S3) -> None:
+    write_manifest(tmp_path, 2)
+    assert cli(*run(s3)).code == 0
+    found = outputs(s3)
     s3.trouble.clear()
     assert "Nothing to do" in cli(*run(s3)).err
     assert s3.counts()["PUT"] == 0
@@ -110,6 +116,7 @@ def test_what_looks_at_a_bucket_or_cannot(cli: Cli, tmp_path: Path, s3: S3) -> N
     assert "holds no journal of a run" in absent.err
 
 
+@slow
 def test_a_lost_journal_is_made_again_from_the_bucket(cli: Cli, tmp_path: Path, s3: S3) -> None:
     write_manifest(tmp_path, 4)
     assert cli(*run(s3)).code == 0
@@ -142,7 +149,7 @@ def test_a_lost_journal_is_made_again_from_the_bucket(cli: Cli, tmp_path: Path, 
     [
         pytest.param("*/tone-*.srt", False, marks=slow),
         pytest.param("*/tone-*.txt", True, marks=slow),
-        ("*/tone-*.json", False),
+        pytest.param("*/tone-*.json", False, marks=slow),
         pytest.param("*/tone-*.json", True, marks=slow),
         pytest.param("*/summary.json", False, marks=slow),
         pytest.param("*/summary.json", True, marks=slow),
@@ -193,6 +200,7 @@ def test_a_bucket_that_refuses_ends_the_run_before_it_begins(
     assert states(tmp_path) == {}
 
 
+@slow
 def test_a_bucket_that_fails_in_the_night_costs_no_transcription(
     cli: Cli, tmp_path: Path, s3: S3
 ) -> None:

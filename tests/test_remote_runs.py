@@ -49,6 +49,7 @@ def until(true: Callable[[], bool], timeout_s: float = 60.0) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_files_s3_and_the_web_give_the_same(
     cli: Cli, tmp_path: Path, web: WebServer, s3: S3, tones: list[Path]
 ) -> None:
@@ -75,6 +76,7 @@ def test_files_s3_and_the_web_give_the_same(
     assert web.trouble.counts() == {"HEAD": COUNT, "GET": COUNT}
 
 
+@pytest.mark.slow
 def test_a_rerun_fetches_exactly_what_changed_and_a_network_that_is_down_undoes_nothing(
     cli: Cli, tmp_path: Path, s3: S3, tones: list[Path]
 ) -> None:
@@ -112,6 +114,7 @@ def test_403_and_404_fail_their_asset_at_once_and_the_rest_goes_on(
     assert s3.counts()["GET"] == COUNT
 
 
+@pytest.mark.slow
 def test_an_object_that_changes_after_the_plan_is_done_as_it_is_then(
     cli: Cli, tmp_path: Path, s3: S3, tones: list[Path]
 ) -> None:
@@ -152,6 +155,7 @@ def test_a_network_that_is_gone_is_tried_again_by_the_next_run(
     assert cli(*run, *flags).code == 0
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_in_a_download_goes_on_with_it(
     cli: Cli,
     tmp_path: Path,

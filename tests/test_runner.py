@@ -147,12 +147,13 @@ def test_every_pool_gives_what_the_serial_one_gives(
     assert all(event.worker.startswith("Worker-") for event in finished)
 
 
-def test_five_hundred_assets_on_three_gpus_never_pass_the_caps(house: House) -> None:
+@pytest.mark.parametrize("count", [100, pytest.param(500, marks=pytest.mark.slow)])
+def test_assets_on_three_gpus_never_pass_the_caps(house: House, count: int) -> None:
     caps = {"cuda:0": 3, "cuda:1": 2, "cuda:2": 1}
     lock, active, most = threading.Lock(), Counter[str](), Counter[str]()
     seen: list[str] = []
     noise = random.Random(1)
-    delays = [noise.uniform(0.08, 0.2) for _ in range(500)]
+    delays = [noise.uniform(0.08, 0.2) for _ in range(count)]
 
     def work(job: Job) -> Outcome:
         with lock:
@@ -165,17 +166,17 @@ def test_five_hundred_assets_on_three_gpus_never_pass_the_caps(house: House) -> 
         return done(job)
 
     result = house.run(
-        500,
+        count,
         work,
         devices=GPUS,
         caps=caps,
         pool=lambda work: ThreadPool(work, 16),
         options=dataclasses.replace(OPTIONS, backup_copies=False),
     )
-    assert result.done == 500
-    assert sorted(seen) == sorted(f"a{n}" for n in range(500))
+    assert result.done == count
+    assert sorted(seen) == sorted(f"a{n}" for n in range(count))
     assert dict(most) == caps
-    assert house.attempts() == 500
+    assert house.attempts() == count
 
 
 def test_what_may_pass_is_tried_again_and_no_more_than_asked(house: House) -> None:

@@ -5,19 +5,25 @@ Programs in the schedulers' place keep what they are given; where the real ones 
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from program import Answer, command, environment, write_manifest
 from shipped import NULL, ended, executable, needs_posix, with_path
 
+from audio_batch.cli import run_app
+from audio_batch.cli import schedule as schedule_command
 from audio_batch.errors import UsageError
-from audio_batch.scheduling import cron, schtasks, systemd
+from audio_batch.scheduling import cron, schtasks, slips, systemd
 from audio_batch.scheduling.entry import Entry, parse_days, parse_name, parse_time
 
 AWKWARD = (
@@ -57,8 +63,8 @@ AWKWARD = (
 pytestmark = needs_posix
 
 
-def entry(folder: Path, *command: str, days: tuple[int, ...] = ()) -> Entry:
-    return Entry("night", 22, 30, days, command, folder)
+def entry(folder: Path, *command: str, days: tuple[int, ...] = (), programs: str = "") -> Entry:
+    return Entry("night", 22, 30, days, command, folder, programs)
 
 
 # ---- What is asked for
@@ -105,9 +111,12 @@ def tab(tmp_path: Path) -> Path:
 
 
 def schedule(
-    tmp_path: Path, *arguments: object, scheduler: str, folder: Path | None = None
+    tmp_path: Path, *arguments: object, scheduler: str = "", folder: Path | None = None
 ) -> Answer:
-    """The command with programs of ours in the schedulers' place, and a home of its own."""
+    """The command with programs of ours in the schedulers' place, and a home of its own.
+
+    In this process: it starts many programs, and none of them is Python.
+    """
     env = with_path(
         tmp_path / "bin",
         STUB_TAB=str(tmp_path / "tab"),
@@ -118,8 +127,21 @@ def schedule(
     )
     (tmp_path / "home").mkdir(exist_ok=True)
     order, *rest = arguments
-    words = ["audio-batch", "schedule", order, "--scheduler", scheduler, *rest]
-    return ended(["python3", "-m", "audio_batch", *words[1:]], folder or tmp_path, env)
+    chosen = ("--scheduler", scheduler) if scheduler else ()
+    words = [str(word) for word in ("schedule", order, *chosen, *rest)]
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
+    with (
+        mock.patch.dict(os.environ, env, clear=True),
+        contextlib.chdir(folder or tmp_path),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        code = run_app(words)
+    said = []
+    for stream in (out, err):
+        stream.seek(0)
+        said.append(stream.read())
+    return Answer(code, *said)
 
 
 def test_cron_entries_come_change_and_go(tmp_path: Path, tab: Path) -> None:
@@ -174,7 +196,8 @@ def test_a_crontab_that_cannot_be_read_is_left_alone(tmp_path: Path) -> None:
     answer = schedule(tmp_path, "install", "--at", "1:00", "-y", "--", "gpus", scheduler="cron")
     assert answer.code == 5
     assert "The crontab cannot be read: denied" in answer.err
-    assert (tmp_path / "stub.log").read_text(encoding="utf-8") == "-l\n"
+    asked = (tmp_path / "stub.log").read_text(encoding="utf-8").split()
+    assert set(asked) == {"-l"}, "nothing is written"
 
 
 def as_cron_reads_it(line: str) -> str:
@@ -407,22 +430,60 @@ def test_a_person_is_asked(tmp_path: Path, tab: Path, typed: str, written: bool)
 
 def test_slips_are_found_when_it_is_written(tmp_path: Path, tab: Path) -> None:
     manifest = write_manifest(tmp_path / "in", 1)
-    for words, message in (
-        (("run", manifest, "--no-such-flag"), "--no-such-flag"),
-        (("run",), "Missing argument"),
-        (("rnu", manifest), "neither a command of audio-batch nor a script"),
-        ((manifest,), "cannot be run"),
-    ):
-        answer = schedule(tmp_path, "install", "--at", "1:00", "-y", "--", *words, scheduler="cron")
-        assert answer.code == 2, answer
-        assert message in answer.err
-    unknown = schedule(tmp_path, "install", "--at", "1:00", "--", "gpus", scheduler="at")
-    assert "--scheduler 'at' is not one of" in unknown.err
-    gone = schedule(
-        *(tmp_path, "install", "--at", "1:00", "--folder", "gone", "--", "gpus"), scheduler="cron"
+    wrong = schedule(
+        *(tmp_path, "install", "--at", "1:00", "-y", "--", "run", manifest, "--until", "25:00"),
+        scheduler="cron",
     )
-    assert "There is no folder" in gone.err
+    assert (wrong.code, "is not a time of day" in wrong.err) == (2, True), wrong
     assert not tab.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("run", "m.json", "--no-such-flag"), "--no-such-flag"),
+        (("run",), "Missing"),
+        (("run", "m.json", "--until", "6"), "not a time of day"),
+        (("run", "m.json", "--max-runtime", "long"), "--max-runtime"),
+        (("run", "m.json", "--timeout", "2 hours"), "--timeout"),
+        (("run", "m.json", "--stall-timeout", "x"), "--stall-timeout"),
+        (("run", "m.json", "--split-long", "x"), "--split-long"),
+        (("run", "m.json", "--shard", "5/4"), "the parts are 1/4 to 4/4"),
+        (("run", "m.json", "--cache-size", "big"), "--cache-size"),
+        (("run", "m.json", "--where", "audio"), "not of the form field=pattern"),
+        (("run", "m.json", "-f", "doc"), "doc"),
+        (("run", "m.json", "--config", "gone.toml"), "gone.toml"),
+        (("manifest", "from-sql", "--tabel", "x", "-o", "m.jsonl"), "--tabel"),
+        (("manifest", "from-sql", "--table", "x"), "Missing"),
+        (("manifest", "from-sql", "-o", "m", "--query", "q", "--param", "x"), "--param"),
+        (("manifest", "fromsql"), "not 'fromsql'"),
+        (("manifest",), "comes "),
+        (("results", "push", "out", "--evrything"), "--evrything"),
+        (("results", "push", "out", "--shard", "0/4"), "the parts are"),
+    ],
+)
+def test_slips_in_a_command_are_found(words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(Exception, match=re.escape(message)):  # UsageError, or one of typer's own
+        slips.look_for_slips(words)
+
+
+def test_commands_without_slips_are_taken() -> None:
+    limits = ("--until", "06:00", "--timeout", "4x", "--stall-timeout", "none", "--shard", "2/4")
+    slips.look_for_slips(("run", "m.json", "-o", "out", "-y", *limits, "--where", "a=b"))
+    slips.look_for_slips(("manifest", "from-sql", "--table", "x", "-o", "m.jsonl"))
+    slips.look_for_slips(("results", "push", "s3://bucket/out", "--all"))
+    assert slips.is_ours("manifest") and not slips.is_ours("night.sh")
+
+
+def test_what_is_neither_a_command_nor_a_script_is_told(tmp_path: Path) -> None:
+    manifest = write_manifest(tmp_path, 1)
+    for word, message in (("rnu", "neither a command of audio-batch"), (manifest, "cannot be run")):
+        with pytest.raises(UsageError, match=message):
+            schedule_command._command((str(word),), tmp_path)
+    with pytest.raises(UsageError, match="--scheduler 'at' is not one of"):
+        schedule_command._chosen("at")
+    with pytest.raises(UsageError, match="There is no folder"):
+        schedule_command.install(["gpus"], "1:00", folder=tmp_path / "gone")
 
 
 def test_a_script_is_scheduled_by_its_path(tmp_path: Path, tab: Path) -> None:
@@ -430,7 +491,85 @@ def test_a_script_is_scheduled_by_its_path(tmp_path: Path, tab: Path) -> None:
     words = ("--at", "1:00", "-y", "--", "my night.sh", "--until", "06:00")
     answer = schedule(tmp_path, "install", *words, scheduler="cron")
     assert answer.code == 0, answer.err
-    assert f"&& '{script}' --until 06:00 #" in tab.read_text(encoding="utf-8")
+    programs = Path(sys.executable).parent
+    line = tab.read_text(encoding="utf-8")
+    assert f"""&& env PATH={programs}:"$PATH" '{script}' --until 06:00 #""" in line
+    # Its audio-batch is this one, with an environment as small as cron's.
+    executable(script, "#!/bin/sh\ncommand -v audio-batch\n")
+    small = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    told = ended(["/bin/sh", "-c", as_cron_reads_it(line)], Path("/"), small)
+    if not (programs / "audio-batch").is_file():
+        pytest.skip("audio-batch is not installed beside this interpreter")
+    assert told.out == f"{programs}/audio-batch\n", told
+
+
+def test_a_script_gets_the_path_of_whoever_installs_it(tmp_path: Path) -> None:
+    one = entry(tmp_path, "/x/night.sh", programs="/opt/100% mine/bin")
+    path = "/opt/100%% mine/bin:/usr/local/bin:/usr/bin:/bin"
+    assert f'\nEnvironment="PATH={path}"\nExecStart=/x/night.sh\n' in systemd.service(one)
+    windows = entry(Path("C:\\x"), "C:\\x\\night.bat", programs="C:\\100% mine\\Scripts")
+    lines = schtasks.command_file(windows, Path("C:\\log")).decode().split("\r\n")
+    assert 'set "PATH=C:\\100%% mine\\Scripts;%PATH%"' in lines
+    bare = schtasks.command_file(entry(tmp_path, "C:\\x.exe"), Path("C:\\log")).decode()
+    assert "PATH=" not in bare + systemd.service(entry(tmp_path, "/x"))
+
+
+def test_a_name_is_in_one_scheduler(tmp_path: Path, tab: Path, systemctl: Path) -> None:
+    """systemd would be the first that there is."""
+    words = ("install", "--at", "1:00", "-y")
+    assert schedule(tmp_path, *words, "--", "gpus", scheduler="cron").code == 0
+    moved = schedule(tmp_path, "install", "--at", "2:00", "-y", "--", "gpus")
+    assert "by cron." in moved.err, moved
+    assert tab.read_text(encoding="utf-8").startswith("0 2 * * * ")
+    assert not systemctl.exists()
+    second = schedule(tmp_path, *words, "--", "gpus", scheduler="systemd")
+    assert second.code == 2
+    assert "'night' is there already, by cron." in second.err
+    assert "schedule remove --name night --scheduler cron" in " ".join(second.err.split())
+    assert not systemctl.exists()
+    # One that was written into both before goes from both.
+    systemctl.mkdir(parents=True)
+    for kind, text in (("timer", systemd.timer), ("service", systemd.service)):
+        path = systemctl / f"audio-batch-night.{kind}"
+        path.write_text(text(entry(tmp_path, "/x")), encoding="utf-8")
+    both = schedule(tmp_path, *words, "--", "gpus")
+    assert (both.code, "by systemd and cron." in both.err) == (2, True), both
+    assert schedule(tmp_path, "remove", "-y").code == 0
+    assert tab.read_text(encoding="utf-8") == ""
+    assert list(systemctl.iterdir()) == []
+
+
+SECRETS = (
+    ("run", "m.json", "--results-db", "postgresql://night:hunter2@db/x"),
+    ("run", "m.json", "--results-db=postgresql://db/x?password=hunter2"),
+    ("night.sh", "--token", "hf_" + "a" * 34),
+    ("run", "https://u:hunter2@host/m.json"),
+)
+
+
+@pytest.mark.parametrize("words", SECRETS)
+def test_a_secret_is_not_scheduled(words: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError, match="looks like a password") as told:
+        schedule_command._refuse_secrets(words)
+    assert "hunter2" not in str(told.value)
+
+
+def test_what_is_no_secret_is_scheduled() -> None:
+    for url in ("postgresql://night@db/x", "postgresql://n:${PGPASSWORD}@db/x", "s3://b/a@b"):
+        schedule_command._refuse_secrets(("run", "m.json", "--results-db", url))
+
+
+def test_a_secret_is_neither_written_nor_shown(tmp_path: Path, tab: Path) -> None:
+    words = ("install", "--at", "1:00", "-y", "--", *SECRETS[0])
+    answer = schedule(tmp_path, *words, scheduler="cron")
+    assert (answer.code, "looks like a password" in answer.err) == (2, True), answer
+    assert not tab.exists()
+    old = f"0 1 * * * cd / && /x {' '.join(SECRETS[0])} # audio-batch schedule: night\n"
+    tab.write_text(old, encoding="utf-8")
+    shown = schedule(tmp_path, "show", scheduler="cron")
+    removed = schedule(tmp_path, "remove", "-y", scheduler="cron")
+    assert "night (cron):" in shown.out and "schedule: night" in removed.out
+    assert "hunter2" not in answer.out + answer.err + shown.out + removed.out
 
 
 def test_settings_of_the_moment_are_named(

@@ -81,11 +81,19 @@ def _faults(tree: ast.AST) -> Iterator[str]:
                 yield f"{node.lineno}: a command that may take for ever"
 
 
+BETWEEN_OUR_OWN = {
+    # The driver and its actors, over the cluster that the person named: Ray itself pickles there.
+    ("pools/ray_actor.py", "pickle.loads"),
+    ("pools/ray_pool.py", "pickle.loads"),
+}
+
+
 def test_the_package_starts_no_shell_and_reads_no_pickle() -> None:
     found = [
         f"{path.relative_to(PACKAGE)}:{fault}"
         for path in SOURCES
         for fault in _faults(ast.parse(path.read_text(encoding="utf-8")))
+        if (path.relative_to(PACKAGE).as_posix(), fault.partition(": ")[2]) not in BETWEEN_OUR_OWN
     ]
     assert found == []
 

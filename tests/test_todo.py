@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -23,6 +25,7 @@ from audio_batch.outcome import Stage, StageRecord, State
 from audio_batch.outputs import LocalOutputs, intact
 from audio_batch.plan import Action, Planned, danger, plan
 from audio_batch.storage import PublishedFile
+from audio_batch.survey import most_s
 from audio_batch.todo import CHUNK, Planner, Todo, names_of_others
 
 OPTIONS = RunOptions(model="m", engine="null", decoding=DecodingOptions(), formats=("json", "txt"))
@@ -304,9 +307,74 @@ def test_names_of_other_manifests_assets(tmp_path: Path, journal: Journal) -> No
     assert list(names_of_others(manifest.assets, journal)) == []
     item = as_one(planner, list(manifest.assets))[0]
     ours, theirs = (next(rows_for([item] * 30, tmp_path)) for _ in range(2))
-    outputs = (PublishedFile("json", "sub/theirs.json", 5, "0"),)
-    journal.adopt([ours, dataclasses.replace(theirs, asset_id="z", outputs=outputs)], 1)
-    assert [str(name) for name in names_of_others(manifest.assets, journal)] == ["sub/theirs"]
+    published = {
+        "y": (PublishedFile("txt", "none.txt", 5, "0"),),
+        "z": (PublishedFile("txt", "a.txt", 5, "0"), PublishedFile("json", "a.b.json", 5, "0")),
+        "ä": (PublishedFile("json", 'sub/thé"irs.json', 5, "0"),),
+    }
+    rows = [
+        dataclasses.replace(theirs, asset_id=asset_id, outputs=outputs)
+        for asset_id, outputs in published.items()
+    ]
+    journal.adopt([ours, *rows], 1)
+    assert sorted(names_of_others(manifest.assets, journal)) == ["a.b", 'sub/thé"irs']
+
+
+def test_of_many_other_assets_no_more_than_hashes_is_held(tmp_path: Path, journal: Journal) -> None:
+    manifest = manifest_of(tmp_path, 30, held=0)
+    row = next(
+        rows_for(
+            [as_one(planner_of(manifest, journal, tmp_path), list(manifest.assets))[0]] * 30,
+            tmp_path,
+        )
+    )
+    count = 60_000
+    journal.adopt(
+        (
+            dataclasses.replace(
+                row, asset_id=f"z-{n}", outputs=(PublishedFile("json", f"Z-{n}.json", 5, "0"),)
+            )
+            for n in range(count)
+        ),
+        1,
+    )
+    one = manifest.assets[3]
+    tracemalloc.start()
+    try:
+        names = OutputNamer("{id}").over(
+            manifest.assets, taken=names_of_others(manifest.assets, journal)
+        )
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 50 * count
+    assert names.at(3, one.id) == one.id
+    theirs = [
+        Asset(asset_id, "", None, "", n) for n, asset_id in enumerate(("z-5", "y", "z-59999"))
+    ]
+    told = OutputNamer().over(theirs, taken=names_of_others(manifest.assets, journal)).told_apart()
+    assert [name[:5] for name in told] == ["z-5--", "z-599"]
+
+
+def test_the_headers_are_read_without_the_manifest(tmp_path: Path, journal: Journal) -> None:
+    entries = json.loads(write_manifest(tmp_path, 3, duration_s=2.0).read_text())["assets"]
+    path = tmp_path / "m.jsonl"
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    manifest = load(path, known_formats=frozenset(), held=0)
+    survey = Todo.of(manifest.assets, planner_of(manifest, journal, tmp_path)).survey()
+    path.write_text("written over")
+    survey.start()
+    until = time.monotonic() + 20
+    while time.monotonic() < until and (survey.total_s() or 0) < 6.002:
+        time.sleep(0.01)
+    assert survey.total_s() == pytest.approx(6.003, abs=0.01)
+
+
+def test_a_file_says_by_its_size_how_long_it_is_at_most() -> None:
+    asset = Asset("a", "a.opus", Path("a.opus"), "a", 0, seen="5000:17")
+    assert most_s(asset) == 10.0
+    assert most_s(dataclasses.replace(asset, seen=None)) is None
+    assert most_s(dataclasses.replace(asset, path=None)) is None
 
 
 def test_many_names_that_clash_and_many_that_do_not(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def export(
     from audio_batch.errors import AssetError, ExitCode, UsageError
     from audio_batch.formats import FORMATS, FormatOptions, parse_formats, render
     from audio_batch.outputs import LocalOutputs
-    from audio_batch.text import for_terminal
+    from audio_batch.text import for_terminal, redact
     from audio_batch.transcript import Transcript
     from audio_batch.voices import names
 
@@ -90,7 +90,7 @@ def export(
             _journal_written(journal, written)
     if not count and (not bad or not (found or is_a_runs)):
         raise UsageError(
-            f"{folder.where} holds no transcripts.", remedy="Name the --output-dir of a run."
+            f"{redact(str(output_dir))} holds no transcripts.", remedy="Name the --output-dir of a run."
         )
     names_written = {file.format for file in written}
     formats = ", ".join(name for name in FORMATS if name in names_written) or "nothing but JSON"

@@ -68,6 +68,15 @@ def from_sql(
             rich_help_panel=_ENTRIES,
         ),
     ] = "",
+    timeout: Annotated[
+        str,
+        typer.Option(
+            "--timeout",
+            metavar="TIME",
+            help="Longest time for an answer of PostgreSQL: 90s, 10m, 2h.",
+            rich_help_panel=_CONNECTION,
+        ),
+    ] = "1h",
     force: Annotated[
         bool, typer.Option("--force", help="Overwrite FILE though it is no .json or .jsonl.")
     ] = False,
@@ -80,6 +89,7 @@ def from_sql(
     from audio_batch.databases import connecting
     from audio_batch.databases.query import Export, entries, line, parse_parameters
     from audio_batch.errors import UsageError
+    from audio_batch.time_limits import parse_duration_s
 
     if url is None:
         raise UsageError(
@@ -95,6 +105,7 @@ def from_sql(
         parameters=parse_parameters(param or []),
         columns=_mapped(columns),
         prefix=prefix,
+        timeout_s=parse_duration_s(timeout, "--timeout"),
     )
     target = _target(out, force)
     database = connecting.opened(url, must_exist=True, read_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -27,13 +28,13 @@ class Dialect(StrEnum):
 @app.command("create")
 def create(results_db: remote.ResultsDb = None, results_table: remote.ResultsTable = None) -> None:
     """Make the table where it is not there, before the first night's query asks it."""
-    from audio_batch.databases import connecting
+    from audio_batch.databases import connecting, urls
     from audio_batch.databases.results_table import DEFAULT_TABLE, ResultsTable
     from audio_batch.errors import UsageError
 
     if results_db is None:
         raise UsageError("No database is named.", remedy="Give --results-db.")
-    database = connecting.opened(results_db)
+    database = connecting.opened(urls.absolute(results_db, Path()))
     try:
         table = ResultsTable(database, results_table or DEFAULT_TABLE)
         with database.translated():
@@ -58,7 +59,7 @@ def push(
 
     Exit code 5: the database cannot be written to; 3: it has refused some.
     """
-    from audio_batch.databases import delivery
+    from audio_batch.databases import delivery, urls
     from audio_batch.errors import ExitCode, SetupError, UsageError
     from audio_batch.journal import Journal
     from audio_batch.output_folder import OutputFolder
@@ -82,7 +83,11 @@ def push(
                     "No run of this folder names a database.", remedy="Give --results-db."
                 )
             due = delivery.opened(
-                journal.outbox, url=url, table=table, location=folder.where, notice=say
+                journal.outbox,
+                url=urls.absolute(url, Path()),  # as a run names it
+                table=table,
+                location=folder.where,
+                notice=say,
             )
             try:
                 if everything:

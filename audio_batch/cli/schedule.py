@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import sys
+import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,8 +66,12 @@ def install(
     if not begin.is_dir():
         raise UsageError(f"There is no folder {begin}.", remedy="Name one with --folder.")
     hour, minute = parse_time(at)
-    entry = Entry(parse_name(name), hour, minute, parse_days(days), _command(command, begin), begin)
-    chosen = _chosen(scheduler)
+    parse_name(name)
+    _refuse_secrets(command)
+    words, is_script = _command(command, begin)
+    programs = _programs() if is_script else ""
+    entry = Entry(name, hour, minute, parse_days(days), words, begin, programs)
+    chosen = _only(name, scheduler)
     done = _perform(chosen, chosen.install(entry), dry_run=dry_run, yes=yes)
     if done:
         _say(f"'{entry.name}' runs at {hour:02}:{minute:02}, by {chosen.name}.")
@@ -85,10 +91,13 @@ def remove(
     from audio_batch.scheduling.entry import parse_name
 
     parse_name(name)
+    found = False
     for one in [_chosen(scheduler)] if scheduler else _available():
         if steps := one.remove(name):
+            found = True
             _perform(one, steps, dry_run=dry_run, yes=yes)
-            return 0
+    if found:
+        return 0
     _say(f"There is no entry '{name}'. Nothing to do.")
     return 0
 
@@ -96,20 +105,20 @@ def remove(
 @app.command("show")
 def show(scheduler: Which = None) -> int:
     """Show the entries that `install` has written."""
-    from audio_batch.text import for_terminal
+    from audio_batch.text import for_terminal, redact
 
     for one in [_chosen(scheduler)] if scheduler else _available():
         for name, text in one.listed().items():
             print(f"{name} ({one.name}):")
             for line in text.splitlines():
-                print(f"    {for_terminal(line)}")
+                print(f"    {for_terminal(redact(line))}")
     return 0
 
 
 def _perform(scheduler: Scheduler, steps: Sequence[Step], *, dry_run: bool, yes: bool) -> bool:
     """Show, ask, do. Whether it was done."""
     from audio_batch.errors import UsageError
-    from audio_batch.text import for_terminal
+    from audio_batch.text import for_terminal, redact
 
     if not steps:
         _say("It is so already. Nothing to do.")
@@ -117,7 +126,7 @@ def _perform(scheduler: Scheduler, steps: Sequence[Step], *, dry_run: bool, yes:
     print(f"By {scheduler.name}:")
     for step in steps:
         for line in step.shown().splitlines():
-            print(f"  {for_terminal(line)}")
+            print(f"  {for_terminal(redact(line))}")
     if dry_run:
         return False
     sys.stdout.flush()
@@ -140,24 +149,44 @@ def _confirmed() -> bool:
         return False
 
 
-def _command(words: Sequence[str], folder: Path) -> tuple[str, ...]:
-    """The program and its arguments; a command of ours is read as it will be, to find slips now.
+def _refuse_secrets(words: Sequence[str]) -> None:
+    """A crontab, a unit and a task are read by others, and so is a list of processes.
+
+    Raises:
+        UsageError: something among the words looks like a secret.
+    """
+    from audio_batch.errors import UsageError
+    from audio_batch.text import redact
+
+    # A variable's name is no secret, nor is who somebody is to a database.
+    text = re.sub(r"\$\{\w+\}", "", " ".join(words))
+    text = re.sub(r"(?i)\b(?!https?:)([a-z][a-z0-9+.-]*://)[^\s/?#@:]*:?@", r"\1", text)
+    if redact(text) != text:
+        raise UsageError(
+            "The command holds what looks like a password or a token, and others can read what is "
+            "scheduled.",
+            remedy="Schedule a script that sets it as a variable from a file only you can read "
+            "(examples/cron/nightly.sh), or put it where its library looks: ~/.pgpass, ~/.aws.",
+        )
+
+
+def _command(words: Sequence[str], folder: Path) -> tuple[tuple[str, ...], bool]:
+    """The program and its arguments, and whether it is a script.
+
+    A command of ours is read as it will be, to find slips now.
 
     Raises:
         UsageError: it is neither a command of ours nor a script that can be run.
     """
-    import typer.main
-
     from audio_batch.errors import UsageError
+    from audio_batch.scheduling.slips import is_ours, look_for_slips
     from audio_batch.text import for_terminal
 
     first, *rest = words
-    ours = typer.main.get_command(_program_app())
-    command = getattr(ours, "commands", {}).get(first)
-    if command is not None:
+    if is_ours(first):
         with contextlib.chdir(folder):
-            command.make_context(f"audio-batch {first}", list(rest))
-        return (*_program(), *words)
+            look_for_slips(words)
+        return (*_program(), *words), False
     path = folder / Path(first).expanduser()
     if not path.is_file():
         raise UsageError(
@@ -167,24 +196,36 @@ def _command(words: Sequence[str], folder: Path) -> tuple[str, ...]:
     if path.suffix.lower() == ".ps1":
         shell = "powershell" if os.name == "nt" else "pwsh"
         found = shutil.which(shell) or shell
-        return (found, "-NoProfile", "-ExecutionPolicy", "Bypass", "-File", str(path), *rest)
+        order = (found, "-NoProfile", "-ExecutionPolicy", "Bypass", "-File", str(path), *rest)
+        return order, True
     if os.name != "nt" and path.suffix not in (".bat", ".cmd") and not os.access(path, os.X_OK):
         raise UsageError(f"{path} cannot be run.", remedy=f"chmod +x {path}")
-    return (str(path), *rest)
-
-
-def _program_app() -> typer.Typer:
-    from audio_batch.cli import app as whole
-
-    return whole
+    return (str(path), *rest), True
 
 
 def _program() -> tuple[str, ...]:
     """This program by an absolute path: a scheduler's PATH is short."""
-    script = Path(sys.executable).with_name("audio-batch.exe" if os.name == "nt" else "audio-batch")
-    if script.is_file():
-        return (str(script),)
-    return (sys.executable, "-m", "audio_batch")
+    script = _installed()
+    return (sys.executable, "-m", "audio_batch") if script is None else (str(script),)
+
+
+def _programs() -> str:
+    """The folder to be put into PATH for a script that calls this program; "" where there is none.
+
+    One whose name has PATH's own separator in it cannot be written there.
+    """
+    script = _installed()
+    folder = "" if script is None else str(script.parent)
+    return "" if os.pathsep in folder else folder
+
+
+def _installed() -> Path | None:
+    """The program `audio-batch` of this interpreter."""
+    name = "audio-batch.exe" if os.name == "nt" else "audio-batch"
+    for folder in (Path(sys.executable).parent, Path(sysconfig.get_path("scripts"))):
+        if (script := folder / name).is_file():
+            return script
+    return None
 
 
 def _available() -> list[Scheduler]:
@@ -213,6 +254,33 @@ def _chosen(name: str | None) -> Scheduler:
     raise SetupError(
         "There is no scheduler: neither a systemd of the user, nor crontab, nor schtasks.",
         remedy="Install cron, or have what you use run the command.",
+    )
+
+
+def _only(name: str, asked: str | None) -> Scheduler:
+    """The scheduler for an entry: two of one name would run it twice.
+
+    Raises:
+        UsageError: the name is another scheduler's already; there is no such scheduler.
+        SetupError: there is none at all.
+    """
+    from audio_batch.errors import SetupError, UsageError
+
+    chosen = _chosen(asked) if asked is not None else None
+    holders = []
+    for one in _all():
+        with contextlib.suppress(SetupError):  # it is not there, or cannot be read
+            if name in one.listed():
+                holders.append(one)
+    others = [one.name for one in holders if chosen is None or one.name != chosen.name]
+    if chosen is None and len(others) < 2:
+        return holders[0] if holders else _chosen(None)
+    if chosen is not None and not others:
+        return chosen
+    raise UsageError(
+        f"'{name}' is there already, by {' and '.join(others)}.",
+        remedy=f"`audio-batch schedule remove --name {name} --scheduler {others[0]}` takes it "
+        "away; or choose another --name.",
     )
 
 

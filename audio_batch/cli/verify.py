@@ -47,12 +47,16 @@ def verify(
             found = look(folder, journal)
             if fix:
                 found.requeue(journal)
+            untold = journal.outbox.count() if fix and found.sound else 0
         finally:
             journal.close()
     if as_json:
         _write_json(redact(output_dir), found, fix)
     else:
         _say(found, fix)
+    if untold:
+        told = _count(untold, "result is", "results are")
+        typer.echo(f"{told} due in the database; `audio-batch results push` tells it.", err=True)
     return ExitCode.OK if found.ok else ExitCode.SOME_FAILED
 
 

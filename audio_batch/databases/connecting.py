@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from audio_batch.databases import urls
+from audio_batch.databases.silence import Limits, Watch
 from audio_batch.errors import AudioBatchError, SetupError, UsageError
 from audio_batch.text import for_terminal, keep_secret, redact
 
 if TYPE_CHECKING:
-    from sqlalchemy import URL, Engine
+    from sqlalchemy import URL, Connection, Engine
 
 CONNECT_TIMEOUT_S = 10
 _LOCK_TIMEOUT_S = 30
@@ -23,7 +24,13 @@ _LONGEST_REASON = 300
 
 _MISSING = "pip install 'audio-batch[sql]'"
 
-_NO_RIGHT, _READ_ONLY = "42501", "25006"  # of PostgreSQL's error codes
+# Of PostgreSQL's error codes:
+_NO_RIGHT, _READ_ONLY = "42501", "25006"
+_LOCKED, _CANCELLED = "55P03", "57014"
+_REMEDIES = {
+    _LOCKED: "Another session holds a lock: end it, or try again later.",
+    _CANCELLED: "It has taken too long: see what holds it up, or try again later.",
+}
 _SQLITE_SLIPS = (
     *("no such", "syntax error", "unrecognized token", "incomplete input", "ambiguous"),
     *("readonly", "wrong number of arguments"),
@@ -40,10 +47,14 @@ class Database:
     Args:
         engine: opens connections as they are needed.
         shown: the URL for people.
+        key: which database it is: the URL with its parameters, without secrets.
+        watch: cuts connections that are silent.
     """
 
     engine: Engine
     shown: str
+    key: str
+    watch: Watch
 
     @property
     def dialect(self) -> str:
@@ -67,6 +78,33 @@ class Database:
             yield
         except SQLAlchemyError as error:
             raise explained(error, self.shown, statement=statement) from None
+
+    @contextlib.contextmanager
+    def connected(self, limits: Limits) -> Iterator[Connection]:
+        """A connection whose statements end within limits; nothing is committed by itself.
+
+        What is asked over it stands in `watch.answered_within`.
+
+        Raises:
+            SetupError: the database is silent.
+            sqlalchemy.exc.SQLAlchemyError: it cannot be reached, or refuses.
+        """
+        with self.watch.answered_within(limits.silence_s):
+            connection = self.engine.connect()
+        try:
+            with self.watch.answered_within(limits.silence_s):
+                limits.set_for(connection)
+            yield connection
+        finally:
+            with self.watch.answered_within(limits.silence_s):
+                connection.close()
+
+    @contextlib.contextmanager
+    def begun(self, limits: Limits) -> Iterator[Connection]:
+        """A transaction, which has been committed when the body has ended; see `connected`."""
+        with self.watch.answered_within(limits.silence_s), self.engine.begin() as connection:
+            limits.set_for(connection)
+            yield connection
 
     def close(self) -> None:
         """Close what is open."""
@@ -121,7 +159,7 @@ def opened(text: str, *, must_exist: bool = False, read_only: bool = False) -> D
         raise UsageError(f"The database URL {name} cannot be used: {_words(error)}.") from None
     if kind == "sqlite":
         _set_up_sqlite(engine, read_only)
-    return Database(engine, name)
+    return Database(engine, name, _key(url), Watch(engine, name))
 
 
 def require_sqlalchemy() -> None:
@@ -141,9 +179,13 @@ def explained(error: Exception, name: str, *, statement: bool = False) -> AudioB
     reason = reason_of(error)
     if statement and _is_slip(error, reason):
         return UsageError(f"The database {name} does not take the query: {reason}.")
-    if _state_of(error) == _NO_RIGHT:
+    if state_of(error) == _NO_RIGHT:
         return SetupError(f"The database {name} refuses: {reason}.", remedy="Grant it to the user.")
-    if name.startswith("sqlite"):
+    if (state := state_of(error)) in _REMEDIES:
+        remedy = _REMEDIES[state]
+        if statement:
+            remedy = f"{remedy} --timeout says how long it may take."
+    elif name.startswith("sqlite"):
         remedy = "Check the file and its permissions."
     else:
         remedy = "See that it is running, and that host, user and password are right."
@@ -166,18 +208,18 @@ def _is_slip(error: Exception, reason: str) -> bool:
     """Whether the query is wrong rather than the database."""
     from sqlalchemy import exc
 
-    if _state_of(error) == _NO_RIGHT:
+    if state_of(error) == _NO_RIGHT:
         return False
     if isinstance(error, exc.OperationalError):
         # SQLite has one error for slips of the query and for failures of the file.
         return any(slip in reason for slip in _SQLITE_SLIPS)
     if isinstance(error, exc.DBAPIError):
-        written = _state_of(error) == _READ_ONLY
+        written = state_of(error) == _READ_ONLY
         return written or isinstance(error, exc.ProgrammingError | exc.DataError)
     return isinstance(error, exc.StatementError | exc.ArgumentError | exc.InvalidRequestError)
 
 
-def _state_of(error: Exception) -> str | None:
+def state_of(error: Exception) -> str | None:
     """PostgreSQL's SQLSTATE, where there is one."""
     return getattr(getattr(error, "orig", None), "sqlstate", None)
 
@@ -223,6 +265,19 @@ def _shown(url: URL) -> str:
     return for_terminal(bare.render_as_string())
 
 
+def _key(url: URL) -> str:
+    """What two URLs of one database have in common: parameters say which host or schema it is."""
+    text = _shown(url)
+    if url.get_backend_name() == "sqlite" and not str(url.database).startswith("file:"):
+        text = f"sqlite:///{Path(str(url.database)).absolute()}"
+    query = sorted(
+        f"{key}={value if isinstance(value, str) else ','.join(value)}"
+        for key, value in url.query.items()
+        if not urls.is_secret(key)
+    )
+    return "?".join([text, *(["&".join(query)] if query else [])])
+
+
 def _arguments(url: URL) -> dict[str, Any]:
     kind = url.get_backend_name()
     if kind == "sqlite":
@@ -232,8 +287,12 @@ def _arguments(url: URL) -> dict[str, Any]:
         ours: dict[str, Any] = {
             "connect_timeout": CONNECT_TIMEOUT_S,
             "keepalives_idle": 30,
+            "keepalives_interval": 10,
+            "keepalives_count": 3,
             "tcp_user_timeout": 30_000,
             "application_name": "audio-batch",
+            # A database of bytes (SQL_ASCII) has none of its own: texts would come as bytes.
+            "client_encoding": "utf8",
         }
         if url.get_driver_name() == "psycopg":
             ours["prepare_threshold"] = None  # a pooler between may not know prepared statements

@@ -57,6 +57,7 @@ class Delivery:
 
     def __init__(self, outbox: Outbox, table: ResultsTable, scope: str, notice: _Notice) -> None:
         self._outbox = outbox
+        self._journal_id = outbox.journal_id()
         self._table = table
         self._scope = scope
         self._notice = notice
@@ -135,23 +136,31 @@ class Delivery:
                 text = f"{self._table.database.shown} has not answered yet; it is not waited for."
                 self._notice(text, warning=True)
                 return
-            self._heard(report)
+            self._heard([report])
             if isinstance(report, Failed):
                 return
             self._hand_over()
 
     def _take_reports(self) -> None:
+        found: list[Report] = []
         while self._sink is not None:
             try:
-                report = self._sink.reports.get_nowait()
+                found.append(self._sink.reports.get_nowait())
             except queue.Empty:
-                return
-            self._heard(report)
+                break
+        self._heard(found)
 
-    def _heard(self, report: Report) -> None:
+    def _heard(self, reports: list[Report]) -> None:
+        written = [report for report in reports if isinstance(report, Written)]
+        # Together: each commit of the journal is a few syncs of the disk.
+        self._outbox.delivered([number for report in written for number in report.numbers])
+        for report in reports:
+            self._note(report)
+
+    def _note(self, report: Report) -> None:
         if isinstance(report, Written):
-            self._under_way = None
-            self._outbox.delivered(report.numbers)
+            if report.last:
+                self._under_way = None
             self.refused += report.refused
             if self._down:
                 self._down = False
@@ -167,7 +176,7 @@ class Delivery:
         if not found:
             return
         self._last_number = found[-1].number  # what changes again comes behind it
-        rows = tuple(row_of(item, self._scope) for item in found)
+        rows = tuple(row_of(item, self._scope, self._journal_id) for item in found)
         self._under_way = Batch(tuple(item.number for item in found), rows)
         if self._sink is None:
             self._sink = Sink(self._table)
@@ -195,8 +204,10 @@ def opened(
         UsageError, SetupError: see `check`, and `Journal`.
     """
     results = _table(url, table)
-    outbox.open_for(f"{results.database.shown} {results.name}")
-    return Delivery(outbox, results, scope_of(location), notice)
+    scope = scope_of(location)
+    # A folder that was moved has another scope: there, its rows have not been told of.
+    outbox.open_for(f"{results.database.key} {results.name} {scope}")
+    return Delivery(outbox, results, scope, notice)
 
 
 def scope_of(location: str) -> str:

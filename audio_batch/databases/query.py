@@ -13,17 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 from audio_batch import locations
 from audio_batch.databases.connecting import Database
+from audio_batch.databases.silence import Limits
 from audio_batch.errors import UsageError
 from audio_batch.manifest_text import shown
 
 if TYPE_CHECKING:
-    from sqlalchemy import ClauseElement, Executable
+    from sqlalchemy import ClauseElement, Executable, Result, Row
 
 _CAST = re.compile(r"(?<![:\w\\]):(\w+)(?=::)")
 """`:since::date`, which SQLAlchemy takes for no parameter unless a blank stands between."""
 
 AT_ONCE = 1000
 """Rows that are fetched, and held, together."""
+
+TIMEOUT_S = 3600.0
+_GRACE_S = 3.0
+"""What a server may take to say that the time was up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,7 @@ class Export:
         parameters: bound by the driver, never put into the text.
         columns: our field to the column that it is in; other columns keep their names.
         prefix: put before each uri that is no URL itself.
+        timeout_s: how long the database may take for the first rows, and for the next ones.
     """
 
     query: str | None = None
@@ -43,6 +49,7 @@ class Export:
     parameters: Mapping[str, str] = field(default_factory=dict)
     columns: Mapping[str, str] = field(default_factory=dict)
     prefix: str = ""
+    timeout_s: float = TIMEOUT_S
 
 
 def entries(database: Database, export: Export) -> Iterator[dict[str, Any]]:
@@ -53,21 +60,33 @@ def entries(database: Database, export: Export) -> Iterator[dict[str, Any]]:
 
     Raises:
         UsageError: the query, a parameter or a column's name is wrong.
-        SetupError: the database cannot be reached, or goes away in between.
+        SetupError: the database cannot be reached, goes away in between, or takes too long.
     """
     statement = _statement(export)
-    with database.translated(statement=True), database.engine.connect() as connection:
+    limits = Limits(statement_s=export.timeout_s, silence_s=export.timeout_s + _GRACE_S)
+    with database.translated(statement=True), database.connected(limits) as connection:
         streamed = connection.execution_options(stream_results=True, yield_per=AT_ONCE)
-        rows = streamed.execute(statement, dict(export.parameters))
+        with database.watch.answered_within(limits.silence_s):
+            rows = streamed.execute(statement, dict(export.parameters))
         if not rows.returns_rows:
             raise UsageError("The query returns no rows.", remedy="Give a SELECT.")
         names = _names(list(rows.keys()), export.columns)
-        for row in rows:
+        for row in _rows(rows, database, limits):
             entry = {name: plain(value) for name, value in zip(names, row, strict=True)}
             uri = entry.get("uri")
             if isinstance(uri, str) and export.prefix and not locations.scheme(uri):
                 entry["uri"] = export.prefix + uri
             yield entry
+
+
+def _rows(rows: Result[Any], database: Database, limits: Limits) -> Iterator[Row[Any]]:
+    """Each row; while one is put to use, the database is not waited for."""
+    while True:
+        with database.watch.answered_within(limits.silence_s):
+            part = rows.fetchmany(AT_ONCE)
+        if not part:
+            return
+        yield from part
 
 
 def _statement(export: Export) -> Executable:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from audio_batch.databases.connecting import Database
+from audio_batch.databases.silence import Limits
 from audio_batch.errors import SetupError, UsageError
 from audio_batch.journal_outbox import Undelivered
 
@@ -21,8 +23,14 @@ if TYPE_CHECKING:
 
 DEFAULT_TABLE = "audio_batch_results"
 META_TABLE = "audio_batch_schema"
-VERSION = 1
-"""Of the table's columns."""
+VERSION = 2
+"""Of the table's columns. 2 added `journal_id`."""
+
+LIMITS = Limits(lock_s=60, statement_s=120, silence_s=600)
+"""Of writing a batch; whoever has the table locked for longer is not waited for."""
+
+_GRACE_S = 3.0
+"""What a server may take to say that the time was up."""
 
 DIALECTS = ("sqlite", "postgresql")
 """Those with an upsert that leaves newer rows alone."""
@@ -35,14 +43,20 @@ Row = dict[str, Any]
 class ResultsTable:
     """A table of results in a database.
 
+    Args:
+        limits: how long a transaction may take.
+
     Raises:
         UsageError: its name is no plain one, or the database is one of another kind.
     """
 
-    def __init__(self, database: Database, name: str = DEFAULT_TABLE) -> None:
+    def __init__(
+        self, database: Database, name: str = DEFAULT_TABLE, limits: Limits = LIMITS
+    ) -> None:
         check(database, name)
         self.database = database
         self.name = name
+        self._limits = limits
         self._table, self._meta = _tables(name)
         self._upsert = _upsert(self._table, database.dialect)
 
@@ -50,12 +64,13 @@ class ResultsTable:
         """See that the table is there, with every column.
 
         Raises:
-            SetupError: a newer version of the program has made it.
+            SetupError: a newer version of the program has made it, or the database is silent.
             sqlalchemy.exc.SQLAlchemyError: the database cannot be reached, or refuses.
         """
         from sqlalchemy import inspect, select
 
-        with self.database.engine.begin() as connection:
+        limits = replace(self._limits, silence_s=self._limits.statement_s + _GRACE_S)
+        with self.database.begun(limits) as connection:
             if connection.dialect.name == "postgresql":
                 # Of several runs that begin at once, one makes the tables.
                 connection.exec_driver_sql(
@@ -99,13 +114,15 @@ class ResultsTable:
     def write(self, rows: Sequence[Row]) -> None:
         """Insert or update rows, all or none; committed when this returns.
 
-        A row of the table whose outcome is newer stays as it is.
+        Of one journal the outcome that comes last stands; one of another journal is left as it is
+        where its outcome is newer.
 
         Raises:
+            SetupError: the database is silent.
             sqlalchemy.exc.SQLAlchemyError: the database cannot be reached, or refuses.
         """
         stamped = datetime.now(UTC)
-        with self.database.engine.begin() as connection:
+        with self.database.begun(self._limits) as connection:
             connection.execute(self._upsert, [{**row, "updated_at": stamped} for row in rows])
 
 
@@ -128,7 +145,7 @@ def check(database: Database, name: str) -> None:
         )
 
 
-def row_of(item: Undelivered, scope: str) -> Row:
+def row_of(item: Undelivered, scope: str, journal_id: str) -> Row:
     """The row of an asset, as the journal has it."""
     entry = item.entry
     outputs = [
@@ -163,6 +180,7 @@ def row_of(item: Undelivered, scope: str) -> Row:
         "fingerprint": entry.fingerprint,
         "program": f"audio-batch {item.version}".strip(),
         "run_id": entry.run_id,
+        "journal_id": journal_id,
     }
     return {column: clean(value) for column, value in row.items()}
 
@@ -239,6 +257,7 @@ def _tables(name: str) -> tuple[Table, Table]:
         Column("program", Text),
         Column("run_id", Integer),
         Column("updated_at", moment),
+        Column("journal_id", Text),
     )
     meta = Table(
         META_TABLE,
@@ -259,6 +278,11 @@ def _upsert(table: Table, dialect: str) -> Insert:
     return insert.on_conflict_do_update(
         index_elements=keys,
         set_={column.name: new[column.name] for column in table.columns if column.name not in keys},
-        # What a machine delivers late must not undo what another has done since.
-        where=or_(table.c.finished_at.is_(None), new.finished_at >= table.c.finished_at),
+        # What a machine delivers late must not undo what another has done since. One journal tells
+        # in order, and its clock may have been set back.
+        where=or_(
+            table.c.finished_at.is_(None),
+            new.finished_at >= table.c.finished_at,
+            new.journal_id == table.c.journal_id,
+        ),
     )

@@ -7,7 +7,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from audio_batch.databases.connecting import explained, reason_of
+from audio_batch.databases.connecting import explained, reason_of, state_of
 from audio_batch.databases.results_table import ResultsTable, Row
 from audio_batch.errors import AudioBatchError
 
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 FIRST_DELAY_S = 1.0
 LONGEST_DELAY_S = 60.0
 
+_OF_A_ROW = ("22", "23", "44", "54000", "P0")
+"""PostgreSQL's error codes of data, constraints, views' checks, an index entry above 2,704 bytes,
+and what triggers raise."""
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -25,23 +29,33 @@ class Batch:
     numbers: tuple[int, ...]
     rows: tuple[Row, ...]
 
+    def halves(self) -> tuple[Batch, Batch]:
+        """The rows that come first, and the others."""
+        middle = len(self.rows) // 2
+        return (
+            Batch(self.numbers[:middle], self.rows[:middle]),
+            Batch(self.numbers[middle:], self.rows[middle:]),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A batch has been committed, but for the rows that the database will not take.
+    """A part of a batch has been committed, or is a row that the database will not take.
 
     Args:
-        numbers: of those that are there.
-        refused: the ids of those that are not, and why.
+        numbers: of those rows that are there.
+        refused: the id of one that is not, and why.
+        last: nothing of the batch is left.
     """
 
     numbers: tuple[int, ...]
     refused: tuple[str, ...] = ()
+    last: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The database cannot be written to now; the batch is tried again after a while."""
+    """The database cannot be written to now; what is left of the batch is tried again later."""
 
     text: str
 
@@ -67,7 +81,7 @@ class Sink:
         self._thread.start()
 
     def put(self, batch: Batch) -> None:
-        """Have a batch written; a `Written` answers it, perhaps after some `Failed`."""
+        """Have a batch written; a `Written` for each part answers it, perhaps among `Failed`."""
         self._batches.put(batch)
 
     def hurry(self) -> None:
@@ -89,11 +103,13 @@ class Sink:
             self._table.database.close()
 
     def _deliver(self, batch: Batch) -> None:
+        left = [batch]  # what comes next is the last of them
         delay_s = FIRST_DELAY_S
-        while not self._closed:
+        while left and not self._closed:
             try:
-                self.reports.put(self._written(batch))
-                return
+                self._write_next(left)
+                delay_s = FIRST_DELAY_S
+                continue
             except AudioBatchError as error:
                 self.reports.put(Failed(str(error)))
             except Exception as error:  # whatever a driver raises must not end the thread
@@ -103,35 +119,26 @@ class Sink:
             self._hurried.clear()
             delay_s = min(2 * delay_s, LONGEST_DELAY_S)
 
-    def _written(self, batch: Batch) -> Written:
+    def _write_next(self, left: list[Batch]) -> None:
+        """Write a part, or halve it: one row that cannot be stored must not hold up the others."""
         from sqlalchemy.exc import StatementError
 
         if not self._prepared:
             self._table.prepare()
             self._prepared = True
+        part = left[-1]
+        refused: tuple[str, ...] = ()
         try:
-            self._table.write(batch.rows)
+            self._table.write(part.rows)
         except StatementError as error:
             if not is_of_a_row(error):
                 raise
-            return self._one_by_one(batch)
-        return Written(batch.numbers)
-
-    def _one_by_one(self, batch: Batch) -> Written:
-        """One row that cannot be stored must not hold up the others."""
-        from sqlalchemy.exc import StatementError
-
-        numbers: list[int] = []
-        refused: list[str] = []
-        for number, row in zip(batch.numbers, batch.rows, strict=True):
-            try:
-                self._table.write([row])
-                numbers.append(number)
-            except StatementError as error:
-                if not is_of_a_row(error):
-                    raise
-                refused.append(f"{row['asset_id']}: {reason_of(error)}")
-        return Written(tuple(numbers), tuple(refused))
+            if len(part.rows) > 1:
+                left[-1:] = reversed(part.halves())
+                return
+            refused = (f"{part.rows[0]['asset_id']}: {reason_of(error)}",)
+        left.pop()
+        self.reports.put(Written(() if refused else part.numbers, refused, last=not left))
 
 
 def is_of_a_row(error: StatementError) -> bool:
@@ -142,5 +149,4 @@ def is_of_a_row(error: StatementError) -> bool:
         return True  # a value that could not even be sent
     if isinstance(error, exc.DataError | exc.IntegrityError):
         return True
-    # An index takes no entry above 2,704 bytes: PostgreSQL's program_limit_exceeded.
-    return getattr(error.orig, "sqlstate", None) == "54000"
+    return (state_of(error) or "").startswith(_OF_A_ROW)

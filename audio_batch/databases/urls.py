@@ -70,7 +70,7 @@ def without_password(text: str) -> str:
     head, mark, query = text.partition("?")
     if not mark:
         return head
-    kept = [one for one in query.split("&") if not _is_secret(one)]
+    kept = [one for one in query.split("&") if not _is_written_secret(one)]
     return head + (f"?{'&'.join(kept)}" if kept else "")
 
 
@@ -87,6 +87,11 @@ def _only_variable(text: str) -> bool:
     return _NAMED.fullmatch(text) is not None
 
 
-def _is_secret(pair: str) -> bool:
+def is_secret(key: str) -> bool:
+    """Whether a parameter of this name may hold what nobody should read."""
+    return _SECRET_KEY.fullmatch(key) is not None
+
+
+def _is_written_secret(pair: str) -> bool:
     key, _, value = pair.partition("=")
-    return _SECRET_KEY.fullmatch(key) is not None and not _only_variable(value)
+    return is_secret(key) and not _only_variable(value)

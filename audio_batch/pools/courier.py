@@ -172,9 +172,10 @@ class Courier:
             with self._lock:
                 if (file.path, file.sha256) in self._sent:
                     continue
-                self._sent.add((file.path, file.sha256))
             path = contained(_shelf(self._elsewhere, shelf), PurePosixPath(file.path))
             self._send(Brought(key, shelf, file, path.read_bytes()))
+            with self._lock:  # only now: what could not be read or sent is tried once more
+                self._sent.add((file.path, file.sha256))
 
     def _clear(self, shelf: Shelf, files: Iterable[PublishedFile]) -> None:
         for file in files:

@@ -62,6 +62,7 @@ class DeviceActor:
         self._keeper = ThreadPoolExecutor(1)
         self._host = LocalHost(self._folder)
         self._changed = threading.Condition()
+        self._sending = threading.Lock()
         self._number = 0
         self._ended = 0
         self._child: LocalHandle | None = None
@@ -137,7 +138,9 @@ class DeviceActor:
     def news(self, number: int, known: int, patience_s: float) -> list[bytes]:
         """What a child has said beyond the first `known` messages; waits a while for it.
 
-        An answer that is lost on its way is had by asking again.
+        An answer that is lost on its way is had by asking again. A question that comes late, when
+        a later one has been answered, changes nothing. Of a child that another one has followed
+        there is nothing more to hear than that.
         """
         with self._changed:
             self._changed.wait_for(
@@ -147,7 +150,9 @@ class DeviceActor:
                 ),
                 patience_s,
             )
-            if number != self._number:
+            if self._number > number:
+                return [pickle.dumps(Gone(Ending("the begin of another in its place"), b""))]
+            if self._number < number or known < self._fetched:
                 return []
             del self._news[: known - self._fetched]
             self._fetched = known
@@ -159,17 +164,18 @@ class DeviceActor:
         Args:
             first: how many went before these; what is sent again is not handed on again.
         """
-        with self._changed:
-            child = self._child if number == self._number else None
-            messages = messages[max(0, self._handed_on - first) :]
-            self._handed_on += len(messages)
-        if child is None:
-            return False
-        try:
-            for message in messages:
-                child.send_bytes(message)
-        except (OSError, ValueError):
-            return False
+        with self._sending:  # a repeated call waits until the first one has handed all on
+            with self._changed:
+                child = self._child if number == self._number else None
+                if child is None:
+                    return False
+                messages = messages[max(0, self._handed_on - first) :]
+                self._handed_on += len(messages)
+            try:
+                for message in messages:
+                    child.send_bytes(message)
+            except (OSError, ValueError):
+                return False
         return True
 
     def end(self, number: int) -> None:

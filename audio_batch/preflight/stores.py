@@ -65,6 +65,11 @@ def aws(facts: Facts) -> Iterator[Finding]:
         return
     if identity.arn:
         yield ok(f"{identity.arn}, by {identity.method}.")
+    elif identity.refused:
+        yield warning(
+            f"Credentials by {identity.method}; who they are is not known: {identity.unasked}.",
+            "See to their permissions; S3 may let them in all the same.",
+        )
     else:
         yield ok(f"Credentials by {identity.method}; not tried: {identity.unasked}.")
     if text := _ends_early(identity):

@@ -148,8 +148,9 @@ def space(facts: Facts) -> Iterator[Finding]:
     if free < facts.request.floor_bytes:
         yield error(f"{text}: too little to begin a run.", remedy)
         return
-    need = estimated_bytes(facts.request.assets)
-    about = f"; the outputs take about {size(need)}" if facts.request.assets else ""
+    # Without formats nothing is published.
+    need = estimated_bytes(facts.request.assets) if _formats(facts) else 0
+    about = f"; the outputs take about {size(need)}" if need else ""
     if free < max(2 * need, _TIGHT_BYTES):
         yield warning(f"{text}{about}.", remedy)
     else:

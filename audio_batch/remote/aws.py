@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ S3_SCHEMES = frozenset({"s3", "s3a"})
 LOGIN_TIMEOUT_S = 900.0
 """`aws` itself gives a person ten minutes."""
 
+_UNTOLD = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"})
 _AMAZON = re.compile(r"\.(amazonaws\.com(\.cn)?|api\.aws)$")
 _GLOBAL_REGION = "us-east-1"  # asked who one is, any region will do
 
@@ -42,12 +44,14 @@ class Identity:
         method: where botocore found the credentials: env, sso, assume-role, custom-process, …
         unasked: why nobody was asked, or "".
         ends_at: when a person has to sign in again; None where that is not known.
+        refused: whether STS was asked and would not say.
     """
 
     arn: str
     method: str
     unasked: str = ""
     ends_at: datetime | None = None
+    refused: bool = False
 
 
 def is_s3(location: str) -> bool:
@@ -68,29 +72,38 @@ def check(
     Args:
         locations: URLs and paths; only whether any is in S3 matters.
         sign_in: where a sign-in has expired, run `aws` in this terminal, then look again.
-        notice: is told what is run.
+        notice: is told what is run, and that AWS would not say who this is.
 
     Raises:
-        SignInExpired: it has, and `sign_in` is off or did not help.
+        SignInExpired: it has, and `sign_in` is off, did not help, or nobody is at a terminal.
         SetupError: there are no credentials, or they are refused; the extra `s3` is missing.
     """
     if not any(is_s3(location) for location in locations):
         return None
     try:
-        return who(access)
+        found = who(access)
     except SignInExpired as problem:
         if not (sign_in and problem.command):
             raise
+        if sys.stdin is None or not sys.stdin.isatty():
+            text = " ".join(problem.command)
+            raise SignInExpired(
+                f"{problem.message} --aws-login asks a person, and there is no terminal.",
+                remedy=f"Run `{text}` on a terminal before.",
+            ) from problem
         notice(f"{problem.message} Running `{' '.join(problem.command)}`.")
         login(problem)
-        return who(access)
+        found = who(access)
+    if found.refused:
+        notice(f"Who the run is to AWS is not known: {found.unasked}. S3 may let it in.")
+    return found
 
 
 def who(access: Access) -> Identity:
     """Ask AWS who this is: at most one request of STS, beside what the credentials need.
 
     STS of Amazon is not asked about a service that is not Amazon's. A network on which S3 can be
-    reached but STS cannot is no error.
+    reached but STS cannot is no error, nor is a policy that forbids the question.
 
     Raises:
         SetupError: as `check`.
@@ -121,6 +134,11 @@ def who(access: Access) -> Identity:
             endpoint = urlsplit(_client(session, "sts").meta.endpoint_url).netloc
             why = f"{endpoint} cannot be reached ({type(error).__name__})"
             return Identity("", method, why, ends_at)
+        except boto.ClientError as error:
+            code = error.response.get("Error", {}).get("Code", "")
+            if code not in _UNTOLD:
+                raise
+            return Identity("", method, f"STS answers {code}", ends_at, refused=True)
         return Identity(arn, method, "", ends_at)
     except (boto.BotoCoreError, boto.ClientError, RuntimeError) as error:
         explained = explain(error, profile=profile, method=method, sso_profile=sso)

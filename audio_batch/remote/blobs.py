@@ -32,8 +32,9 @@ class BlobStore:
     def __init__(self, filesystem: Callable[[str], AbstractFileSystem]) -> None:
         self._filesystem = filesystem
 
-    def look(self, uri: str) -> Seen:
+    def look(self, uri: str, look: Callable[[], None] = nothing) -> Seen:
         """What the store says of the object."""
+        look()
         info = self._filesystem(uri).info(uri)
         if info.get("type") == "directory":
             raise FileNotFoundError(uri)

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import secrets
 import sqlite3
 import threading
 import time
@@ -26,30 +24,18 @@ from pathlib import Path
 import filelock
 
 from audio_batch.errors import SetupError
+from audio_batch.remote.cache_index import opened
+from audio_batch.remote.cache_room import (
+    PART,
+    is_held,
+    lacking_bytes,
+    removable,
+    size_of,
+    spare_bytes,
+)
+from audio_batch.remote.cache_users import Users
 
 _log = logging.getLogger("audio_batch.inputs")
-
-PART = ".part"
-"""What the name of a file that grows ends in, and no key does."""
-
-_INDEX = "index.sqlite3"
-_VERSION = 1
-_SCHEMA = f"""
-CREATE TABLE entry (
-    key TEXT PRIMARY KEY,
-    whole INTEGER NOT NULL DEFAULT 0,      -- whether the file is complete
-    identity TEXT NOT NULL DEFAULT '',     -- of the object that the bytes are of
-    size_bytes INTEGER NOT NULL DEFAULT 0, -- what it takes of the bound
-    used_at REAL NOT NULL,                 -- seconds since the epoch
-    owner TEXT,                            -- the process that is fetching it
-    ahead TEXT                             -- the process that fetched it ahead, NULL once used
-) WITHOUT ROWID;
-CREATE TABLE pin (id INTEGER PRIMARY KEY, key TEXT NOT NULL, holder TEXT NOT NULL);
-CREATE INDEX pin_key ON pin (key);
-PRAGMA user_version = {_VERSION};
-"""
-_BUSY_S = 60.0
-_NEW_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +80,18 @@ class Cache:
         self.folder = folder
         self.bound_bytes = bound_bytes
         self._files = folder / "files"
-        self._users = folder / "users"
         self._guard = threading.Lock()
-        self._me = f"{os.getpid()}-{secrets.token_hex(8)}"
+        # Who is at work within this process: a row that could not be written holds nobody up.
+        self._mine: set[str] = set()
+        # What could not be written when it ended, to be made good by the next change.
+        self._owed_pins: list[int] = []
+        self._owed_keys: set[str] = set()
         try:
-            for place in (folder, self._files, self._users):
+            for place in (folder, self._files):
                 place.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = self._user_lock(self._me)
-            self._lock.acquire()
-            self._index = self._opened()
+            self._users = Users(folder / "users")
+            self._me = self._users.me
+            self._index = opened(folder)
         except (OSError, NotImplementedError, filelock.Timeout, sqlite3.Error) as error:
             raise SetupError(
                 f"The cache {folder} cannot be used: {getattr(error, 'strerror', None) or error}.",
@@ -115,9 +104,7 @@ class Cache:
         with self._guard:
             self._bury(self._me)
             self._index.close()
-        self._lock.release()
-        with contextlib.suppress(OSError):
-            self._place_of(self._me).unlink()
+        self._users.close()
 
     # -- taking -----------------------------------------------------------------------------------
 
@@ -127,28 +114,55 @@ class Cache:
         Args:
             pin: False asks for the task alone: None where there is nothing to do.
         """
-        path = self._files / key
-        with self._change() as index:
-            row = index.execute(
-                "SELECT whole, identity, size_bytes, owner FROM entry WHERE key = ?", (key,)
-            ).fetchone()
-            if row is not None and row[0]:
-                if _size_of(path) == row[2]:
-                    return self._pinned(index, key) if pin else None
-                self._remove(index, key)  # somebody has been tidying up
-                row = None
-            part = self._part(key)
-            if row is not None and row[3] is not None and self._is_alive(row[3]):
-                return Busy(_size_of(part)) if pin else None
-            identity = row[1] if row is not None else ""
-            size = _size_of(part)
-            index.execute(
-                "INSERT INTO entry (key, identity, size_bytes, used_at, owner) "
-                "VALUES (?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET "
-                "size_bytes = excluded.size_bytes, owner = excluded.owner",
-                (key, identity, size, time.time(), self._me),
-            )
-            return Mine(key, part, identity)
+        task: Mine | None = None
+        try:
+            with self._change() as index:
+                found = self._found(index, key, pin)
+                if found is not None or self._is_done(index, key):
+                    return found
+                if self._is_busy(index, key):
+                    return Busy(size_of(self._part(key))) if pin else None
+                task = self._begun(index, key)
+                self._mine.add(key)
+        except BaseException:
+            if task is not None:  # it could not be written down
+                self._mine.discard(key)
+            raise
+        return task
+
+    def _found(self, index: sqlite3.Connection, key: str, pin: bool) -> Whole | None:
+        """A recording that is there; an entry whose file is not, is forgotten."""
+        row = index.execute(
+            "SELECT size_bytes FROM entry WHERE key = ? AND whole", (key,)
+        ).fetchone()
+        if row is None:
+            return None
+        if size_of(self._files / key) != row[0]:
+            self._remove(index, key)  # somebody has been tidying up
+            return None
+        return self._pinned(index, key) if pin else None
+
+    def _is_done(self, index: sqlite3.Connection, key: str) -> bool:
+        return (
+            index.execute("SELECT 1 FROM entry WHERE key = ? AND whole", (key,)).fetchone()
+            is not None
+        )
+
+    def _is_busy(self, index: sqlite3.Connection, key: str) -> bool:
+        row = index.execute("SELECT owner FROM entry WHERE key = ?", (key,)).fetchone()
+        if row is None or row[0] is None:
+            return False
+        return key in self._mine if row[0] == self._me else self._users.is_alive(row[0])
+
+    def _begun(self, index: sqlite3.Connection, key: str) -> Mine:
+        part = self._part(key)
+        (identity,) = index.execute(
+            "INSERT INTO entry (key, size_bytes, used_at, owner) VALUES (?, ?, ?, ?) "
+            "ON CONFLICT (key) DO UPDATE SET size_bytes = excluded.size_bytes, "
+            "owner = excluded.owner, whole = 0 RETURNING identity",
+            (key, size_of(part), time.time(), self._me),
+        ).fetchone()
+        return Mine(key, part, identity)
 
     def _pinned(self, index: sqlite3.Connection, key: str) -> Whole:
         (identity,) = index.execute(
@@ -161,10 +175,17 @@ class Cache:
 
     def release(self, pin: int) -> None:
         """Let go of what `take` or `finish` gave; it may be removed from now on."""
-        with self._change() as index:
-            row = index.execute("DELETE FROM pin WHERE id = ? RETURNING key", (pin,)).fetchone()
-            if row is not None:
-                index.execute("UPDATE entry SET used_at = ? WHERE key = ?", (time.time(), row[0]))
+        try:
+            with self._change() as index:
+                self._unpin(index, pin)
+        except sqlite3.Error as error:
+            _log.info("The cache lets go of a recording later: %s", error)
+            self._owed_pins.append(pin)
+
+    def _unpin(self, index: sqlite3.Connection, pin: int) -> None:
+        row = index.execute("DELETE FROM pin WHERE id = ? RETURNING key", (pin,)).fetchone()
+        if row is not None:
+            index.execute("UPDATE entry SET used_at = ? WHERE key = ?", (time.time(), row[0]))
 
     # -- fetching ---------------------------------------------------------------------------------
 
@@ -174,7 +195,13 @@ class Cache:
             index.execute("UPDATE entry SET identity = ? WHERE key = ?", (identity, mine.key))
 
     def reserve(self, mine: Mine, size_bytes: int, *, ahead: bool = False) -> bool:
-        """Make room for so many bytes in all. False: what is there is all in use.
+        """Make room for so many bytes in all, of the bound and on the disk.
+
+        What the disk lacks when nobody in the cache holds anything is not waited for: whoever
+        writes will be told.
+
+        Returns:
+            False where what is there is all in use.
 
         Args:
             ahead: nobody waits for it: then 80 % of the bound is the most, and what others fetched
@@ -186,29 +213,49 @@ class Cache:
                 "SELECT coalesce(sum(size_bytes), 0) FROM entry WHERE key <> ?", (mine.key,)
             ).fetchone()[0]
             missing = used + size_bytes - bound
-            if missing > 0:
+            lacking = lacking_bytes(index, self._files, mine.key, size_bytes)
+            if max(missing, lacking) > 0:
                 self._bury_the_dead(index)
             if not self._evicted(index, missing, mine.key, spare_ahead=ahead):
                 return False
+            lacking = lacking_bytes(index, self._files, mine.key, size_bytes)
+            if not self._evicted(index, lacking, mine.key, spare_ahead=ahead):
+                if ahead:
+                    return False
+                self._evicted(index, lacking, mine.key, spare_ahead=False, some=True)
+                spare = spare_bytes(self._files)
+                if lacking > spare and is_held(index, mine.key):
+                    return False
             index.execute("UPDATE entry SET size_bytes = ? WHERE key = ?", (size_bytes, mine.key))
             return True
 
+    def make_room(self, size_bytes: int) -> bool:
+        """Remove what nobody uses, so many bytes of it at least or all; whether anything went.
+
+        To be called where the disk is full. Files go before the index is written to.
+        """
+        with self._change() as index:
+            before = removable(index)
+            self._evicted(index, size_bytes, "", spare_ahead=False, some=True)
+            return len(removable(index)) < len(before)
+
     def _evicted(
-        self, index: sqlite3.Connection, missing: int, but: str, *, spare_ahead: bool
+        self,
+        index: sqlite3.Connection,
+        missing: int,
+        but: str,
+        *,
+        spare_ahead: bool,
+        some: bool = False,
     ) -> bool:
-        """Whether so many bytes could be made free; if not, nothing is removed."""
+        """Whether so many bytes could be made free; if not, nothing is removed, or with `some` all
+        that may be."""
         if missing <= 0:
             return True
-        spared = "AND ahead IS NULL" if spare_ahead else ""
-        removable = index.execute(
-            "SELECT key, size_bytes FROM entry WHERE key <> ? AND owner IS NULL AND size_bytes > 0 "
-            f"AND key NOT IN (SELECT key FROM pin) {spared} "
-            "ORDER BY ahead IS NOT NULL, CASE WHEN ahead IS NULL THEN used_at ELSE -used_at END",
-            (but,),
-        ).fetchall()
-        if sum(size for _, size in removable) < missing:
+        unused = removable(index, but, spare_ahead=spare_ahead)
+        if not some and sum(size for _, size in unused) < missing:
             return False
-        for key, size in removable:
+        for key, size in unused:
             if missing <= 0:
                 break
             if self._remove(index, key):
@@ -221,27 +268,46 @@ class Cache:
         Raises:
             OSError: it cannot be renamed.
         """
-        size = mine.path.stat().st_size
-        with self._change() as index:
-            mine.path.replace(self._files / mine.key)
-            index.execute(
-                "UPDATE entry SET whole = 1, size_bytes = ?, used_at = ?, owner = NULL, ahead = ? "
-                "WHERE key = ?",
-                (size, time.time(), None if pin else self._me, mine.key),
-            )
-            return self._pinned(index, mine.key) if pin else None
+        try:
+            size = mine.path.stat().st_size
+            with self._change() as index:
+                mine.path.replace(self._files / mine.key)
+                index.execute(
+                    "UPDATE entry SET whole = 1, size_bytes = ?, used_at = ?, owner = NULL, "
+                    "ahead = ? WHERE key = ?",
+                    (size, time.time(), None if pin else self._me, mine.key),
+                )
+                return self._pinned(index, mine.key) if pin else None
+        except BaseException:
+            self._owed_keys.add(mine.key)
+            raise
+        finally:
+            self._mine.discard(mine.key)
 
     def leave(self, mine: Mine, *, keep: bool = True) -> None:
         """Give the task up; what is there of it is kept for whoever comes next, if it is good."""
-        with self._change() as index:
-            if not keep or _size_of(mine.path) == 0:
-                index.execute("UPDATE entry SET owner = NULL WHERE key = ?", (mine.key,))
-                self._remove(index, mine.key)
-                return
+        try:
+            if not keep:
+                mine.path.unlink(missing_ok=True)
+            with self._change() as index:
+                self._leave(index, mine.key)
+        except (sqlite3.Error, OSError) as error:
+            _log.info("The cache gives up a download later: %s", error)
+            self._owed_keys.add(mine.key)
+        finally:
+            self._mine.discard(mine.key)
+
+    def _leave(self, index: sqlite3.Connection, key: str) -> None:
+        size = size_of(self._part(key))
+        if (
             index.execute(
-                "UPDATE entry SET owner = NULL, size_bytes = ?, used_at = ? WHERE key = ?",
-                (_size_of(mine.path), time.time(), mine.key),
-            )
+                "UPDATE entry SET owner = NULL, size_bytes = ?, used_at = ? "
+                "WHERE key = ? AND owner = ? RETURNING 1",
+                (size, time.time(), key, self._me),
+            ).fetchall()
+            and not size
+        ):
+            self._remove(index, key)
 
     # -- the index --------------------------------------------------------------------------------
 
@@ -251,50 +317,25 @@ class Cache:
             found = index.execute("SELECT coalesce(sum(size_bytes), 0) FROM entry").fetchone()
             return int(found[0])
 
-    def _opened(self) -> sqlite3.Connection:
-        try:
-            return self._connected()
-        except sqlite3.OperationalError:
-            raise
-        except sqlite3.DatabaseError as error:
-            _log.warning(
-                "The index of the cache %s is damaged (%s): it begins anew.", self.folder, error
-            )
-            for name in (_INDEX, f"{_INDEX}-wal", f"{_INDEX}-shm"):
-                (self.folder / name).unlink(missing_ok=True)
-            return self._connected()
-
-    def _connected(self) -> sqlite3.Connection:
-        index = sqlite3.connect(
-            self.folder / _INDEX, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
-        )
-        try:
-            index.execute("PRAGMA journal_mode = WAL")
-            index.execute("PRAGMA synchronous = NORMAL")
-            index.execute("BEGIN IMMEDIATE")
-            version = index.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                for statement in _SCHEMA.split(";"):
-                    index.execute(statement)
-            elif version != _VERSION:
-                raise sqlite3.OperationalError("it is another version's")
-            index.execute("COMMIT")
-        except BaseException:
-            index.close()
-            raise
-        return index
-
     @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
         """A transaction that no other thread or process changes anything beside."""
         with self._guard:
             self._index.execute("BEGIN IMMEDIATE")
+            pins, keys = list(self._owed_pins), self._owed_keys - self._mine
             try:
+                for pin in pins:
+                    self._unpin(self._index, pin)
+                for key in keys:
+                    self._leave(self._index, key)
                 yield self._index
+                self._index.execute("COMMIT")
             except BaseException:
-                self._index.execute("ROLLBACK")
+                if self._index.in_transaction:  # SQLite itself goes back where the disk is full
+                    self._index.execute("ROLLBACK")
                 raise
-            self._index.execute("COMMIT")
+            del self._owed_pins[: len(pins)]
+            self._owed_keys -= keys
 
     def _part(self, key: str) -> Path:
         return self._files / f"{key}{PART}"
@@ -310,29 +351,7 @@ class Cache:
         index.execute("DELETE FROM pin WHERE key = ?", (key,))
         return True
 
-    # -- who is alive -----------------------------------------------------------------------------
-
-    def _place_of(self, user: str) -> Path:
-        return self._users / f"{user}.lock"
-
-    def _user_lock(self, user: str) -> filelock.BaseFileLock:
-        return filelock.FileLock(
-            self._place_of(user), timeout=0, fallback_to_soft=False, thread_local=False
-        )
-
-    def _is_alive(self, user: str) -> bool:
-        """Whether a process is there: it holds its lock for as long as it lives."""
-        if user == self._me:
-            return True
-        if not self._place_of(user).exists():
-            return False
-        lock = self._user_lock(user)
-        try:
-            lock.acquire()
-        except (filelock.Timeout, OSError):
-            return True
-        lock.release()
-        return False
+    # -- the dead ---------------------------------------------------------------------------------
 
     def _bury_the_dead(self, index: sqlite3.Connection) -> None:
         """Free what dead processes hold."""
@@ -340,16 +359,15 @@ class Cache:
             "SELECT owner FROM entry UNION SELECT ahead FROM entry UNION SELECT holder FROM pin"
         ).fetchall()
         for (user,) in users:
-            if user is not None and not self._is_alive(user):
+            if user is not None and not self._users.is_alive(user):
                 self._let_go(index, user)
-                with contextlib.suppress(OSError):
-                    self._place_of(user).unlink()
+                self._users.forget(user)
 
     def _let_go(self, index: sqlite3.Connection, user: str) -> None:
         index.execute("DELETE FROM pin WHERE holder = ?", (user,))
         index.execute("UPDATE entry SET ahead = NULL WHERE ahead = ?", (user,))
         for (key,) in index.execute("SELECT key FROM entry WHERE owner = ?", (user,)).fetchall():
-            size = _size_of(self._part(key))
+            size = size_of(self._part(key))
             index.execute(
                 "UPDATE entry SET owner = NULL, size_bytes = ? WHERE key = ?", (size, key)
             )
@@ -371,16 +389,4 @@ class Cache:
                     with contextlib.suppress(OSError):
                         path.unlink()
             index.execute("DELETE FROM entry WHERE size_bytes = 0 AND whole = 0 AND owner IS NULL")
-            for path in self._users.iterdir():
-                # A new one may not be locked yet.
-                with contextlib.suppress(OSError):
-                    old = time.time() - path.stat().st_mtime > _NEW_S
-                    if old and path.suffix == ".lock" and not self._is_alive(path.stem):
-                        path.unlink()
-
-
-def _size_of(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
+        self._users.sweep()

@@ -34,6 +34,9 @@ UNKNOWN = "unknown"
 """The identity of an object that could not be looked at; whatever is fetched will do."""
 
 _GAIN_BYTES = 1 << 20
+SYNCED_BYTES = 64 << 20
+"""A part is synced to the disk whenever so much more of it is there."""
+
 _log = logging.getLogger("audio_batch.inputs")
 
 
@@ -41,11 +44,13 @@ _log = logging.getLogger("audio_batch.inputs")
 class Patience:
     """How often a request is tried, and the seconds before the second try; they double each time.
 
-    A try that brought a megabyte more than those before it does not count.
+    A try that brought a megabyte more than those before it does not count. What a server asks to
+    wait is waited, for `longest_s` at most.
     """
 
     tries: int = 5
     first_s: float = 0.5
+    longest_s: float = 120.0
 
 
 USUAL = Patience()
@@ -93,6 +98,7 @@ def download(
         AssetError: INPUT_MISSING, INPUT_FORBIDDEN, INPUT_CHANGED, MEDIA_LIMIT, NETWORK, DISK_FULL.
     """
     state = _State(uri, target, part_of, planned, most_bytes, watcher)
+    _cut_unsynced(target)
     tries, furthest = 0, 0
     while True:
         watcher.look()
@@ -109,9 +115,10 @@ def download(
             gained = state.have_bytes >= furthest + _GAIN_BYTES
             furthest = max(furthest, state.have_bytes)
             tries = 1 if gained else tries + 1
-            if not found.passing or found.kind is ErrorKind.INPUT_CHANGED:
-                raise found.error(uri) from error
-            if tries >= patience.tries:
+            over = not found.passing or found.kind is ErrorKind.INPUT_CHANGED
+            if over or tries >= min(patience.tries, found.most_tries):
+                if isinstance(error, AssetError):
+                    raise
                 raise found.error(uri) from error
             _log.info("%s: %s; it is tried again", shown(uri), found.reason)
             wait(tries, found, patience, watcher.look)
@@ -120,10 +127,25 @@ def download(
 def wait(tries: int, found: Trouble, patience: Patience, look: Callable[[], None]) -> None:
     """Wait before the next try: what the server asks for, else twice as long as the last time."""
     delay_s = patience.first_s * 2 ** (tries - 1) * random.uniform(0.75, 1.25)
-    until_s = time.monotonic() + (delay_s if found.after_s is None else found.after_s)
+    asked_s = delay_s if found.after_s is None else min(found.after_s, patience.longest_s)
+    until_s = time.monotonic() + asked_s
     while (left_s := until_s - time.monotonic()) > 0:
         look()
         time.sleep(min(0.5, left_s))
+
+
+def _cut_unsynced(target: Path) -> None:
+    """Cut off what may not have come onto the disk, where the machine has started anew since."""
+    import psutil
+
+    try:
+        status = target.stat()
+        if status.st_mtime < psutil.boot_time():
+            os.truncate(target, status.st_size // SYNCED_BYTES * SYNCED_BYTES)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise cache_error(error, target) from error
 
 
 class _OwnError(Exception):
@@ -200,6 +222,7 @@ class _State:
                 file.seek(body.start)
                 file.truncate()
             have = body.start
+            synced = have // SYNCED_BYTES
             for chunk in body.chunks(self._look):
                 have += len(chunk)
                 self._check_size(have)
@@ -207,6 +230,10 @@ class _State:
                     if seen.size_bytes is None:
                         self.watcher.room(None, have)
                     file.write(chunk)
+                    if have // SYNCED_BYTES > synced:
+                        synced = have // SYNCED_BYTES
+                        file.flush()
+                        os.fsync(file.fileno())
                     self.watcher.moved(have, seen.size_bytes)
                 if digest is not None:
                     digest.update(chunk)

@@ -6,6 +6,7 @@ so that none of them has to be imported here.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from time import time
@@ -43,6 +44,10 @@ _LOST_BYTES = frozenset(
 )
 _PASSING_STATUS = frozenset({408, 423, 425, 429, 500, 502, 503, 504, 507, 509, 520, 521, 522, 524})
 _LONGEST_WAIT_S = 120.0
+_NO_NAME = frozenset(
+    getattr(socket, name) for name in ("EAI_NONAME", "EAI_NODATA") if hasattr(socket, name)
+)
+_ENDLESS = 1_000_000
 
 
 class RefusedAddressError(PermissionError):
@@ -77,6 +82,7 @@ class Trouble:
         after_s: what the server asks to wait before it; None where it says nothing.
         expired: the credentials are over: new ones may do.
         range_refused: the server does not have the bytes that were asked for.
+        most_tries: after so many no further one will do, though one at another time may.
     """
 
     kind: ErrorKind
@@ -86,6 +92,7 @@ class Trouble:
     after_s: float | None = None
     expired: bool = False
     range_refused: bool = False
+    most_tries: int = _ENDLESS
 
     def error(self, uri: str) -> AssetError:
         """The failure of the asset that has to be fetched from `uri`."""
@@ -95,6 +102,11 @@ class Trouble:
             remedy=self.remedy,
             transient=self.passing,
         )
+
+
+def broke_off(error: BaseException) -> bool:
+    """Whether the body of an answer ended before it was whole."""
+    return any(type(link).__name__ in _LOST_BYTES for link in _chain(error))
 
 
 def trouble(error: BaseException) -> Trouble:
@@ -119,6 +131,16 @@ def trouble(error: BaseException) -> Trouble:
         )
     if names & _LOST_BYTES or isinstance(error, TruncatedError | DamagedError):
         return Trouble(ErrorKind.NETWORK, _text(error) or "its body broke off", passing=True)
+    if code == "NoSuchBucket":
+        return _NO_BUCKET
+    if any(isinstance(link, socket.gaierror) and link.errno in _NO_NAME for link in chain):
+        return Trouble(
+            ErrorKind.NETWORK,
+            "its host has no address",
+            "See to the host's name, and to this machine's network.",
+            passing=True,
+            most_tries=2,
+        )
     status = max(map(_status, chain))
     if status:
         return _by_status(status, code, chain)
@@ -145,6 +167,11 @@ def trouble(error: BaseException) -> Trouble:
 
 
 _MISSING = Trouble(ErrorKind.INPUT_MISSING, "there is no such object")
+_NO_BUCKET = Trouble(
+    ErrorKind.INPUT_MISSING,
+    "there is no such bucket",
+    "See to the bucket's name and its region.",
+)
 _FORBIDDEN = Trouble(
     ErrorKind.INPUT_FORBIDDEN,
     "access is denied",

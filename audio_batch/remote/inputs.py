@@ -152,9 +152,16 @@ class PlacedInputs:
         with _as_asset_errors(self.place):
             cache, key = self.cache(), self._key(uri, source)
             least_bytes, seen_bytes, told_at_s = _STEP_BYTES, -1, time.monotonic()
+            was_full = False
             while True:
                 look()
-                taken = cache.take(key)
+                try:
+                    taken = cache.take(key)
+                except sqlite3.Error as error:
+                    if was_full or not _is_full(error) or not cache.make_room(_FULL_BYTES):
+                        raise
+                    was_full = True
+                    continue
                 if isinstance(taken, Whole):
                     return taken
                 if isinstance(taken, Mine):
@@ -162,7 +169,12 @@ class PlacedInputs:
                     try:
                         found = self._downloaded(uri, source, taken, watcher)
                     except _CrowdedError:
-                        least_bytes = watcher.reserved_bytes * 2
+                        least_bytes = max(least_bytes, watcher.reserved_bytes * 2)
+                        continue
+                    except (AssetError, sqlite3.Error) as error:
+                        if was_full or not _is_full(error) or not cache.make_room(_FULL_BYTES):
+                            raise
+                        was_full = True
                         continue
                     assert found is not None
                     return found
@@ -213,7 +225,8 @@ class PlacedInputs:
             ended = True
             return found
         except _CrowdedError:
-            cache.leave(mine, keep=False)
+            # Of two that hold beginnings and wait for each other's room, neither would get any.
+            cache.leave(mine, keep=watcher.ahead)
             ended = True
             raise
         finally:
@@ -222,15 +235,30 @@ class PlacedInputs:
 
     def _key(self, uri: str, source: str) -> str:
         where = self.place.access.s3_endpoint or ""
-        # What could not be looked at may be another recording in the next run.
-        what = f"{source}\n{self.place.run}" if source == UNKNOWN else source
-        text = f"{where}\n{urls.lasting(uri)}\n{what}"
+        what, named = source, urls.lasting(uri)
+        if source == UNKNOWN or source.endswith(":-"):
+            # Of what has no tag nobody can say whether it is the same: in the next run, or under
+            # a URL that differs in what looks like a signature.
+            what, named = f"{source}\n{self.place.run}", uri
+        text = f"{where}\n{named}\n{what}"
         digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:24]
         # Its own name is what is said of it when it cannot be decoded, and a hint at its format.
         return f"{digest}-{urls.file_name(uri)}"
 
 
 _BEAT_S = 30.0
+
+
+_FULL_BYTES = 1 << 30
+"""What of the unused is removed at once when the disk turns out to be full."""
+
+
+def _is_full(error: Exception) -> bool:
+    """Whether the disk is full; SQLite says so in several ways."""
+    if isinstance(error, AssetError):
+        return error.kind is ErrorKind.DISK_FULL
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 
 
 def _deaf(_share: float | None) -> None:
@@ -343,12 +371,19 @@ class _Watcher:
     def _reserve(self, size_bytes: int, *, wait: bool) -> None:
         cache = self.inputs.cache()
         while not cache.reserve(self.mine, size_bytes, ahead=self.ahead):
-            if not wait:
+            if not wait or self.holds_bytes():
                 raise _CrowdedError
             self.check()
             self.tell(None)  # those that take the room are at work
             time.sleep(_LOOK_S)
         self.reserved_bytes = size_bytes
+
+    def holds_bytes(self) -> bool:
+        """Whether there is a beginning, which takes room that others may wait for."""
+        try:
+            return self.mine.path.stat().st_size > 0
+        except OSError:
+            return False
 
     def began(self, identity: str) -> None:
         """Remember what the part is of."""

@@ -28,7 +28,7 @@ _T = TypeVar("_T")
 MISSING = "missing"
 THREADS = 16
 
-_PATIENCE = Patience(tries=3)
+_PATIENCE = Patience(tries=3, longest_s=10.0)
 _HOPELESS = 8
 """So many in a row that a host leaves unanswered say that it is gone: the rest is not asked for."""
 
@@ -88,20 +88,38 @@ def _found(
         found.update((uri, seen.identity if seen else MISSING) for uri, seen in many.items())
     rest = [uri for uri in uris if uri not in found]
 
-    def one(uri: str) -> str:
-        return _identity(uri, access, patience, gone)
+    stopped = threading.Event()
 
-    with ThreadPoolExecutor(max(1, min(threads, len(rest))), thread_name_prefix="look") as pool:
+    def look() -> None:
+        if stopped.is_set():
+            raise _StoppedError
+
+    def one(uri: str) -> str:
+        return _identity(uri, access, patience, gone, look)
+
+    pool = ThreadPoolExecutor(max(1, min(threads, len(rest))), thread_name_prefix="look")
+    try:
         found.update(zip(rest, pool.map(one, rest), strict=True))
+    except BaseException:  # Ctrl-C, or a signal: what is under way is not waited for
+        stopped.set()
+        raise
+    finally:
+        pool.shutdown(wait=not stopped.is_set(), cancel_futures=True)
     return found
 
 
-def _identity(uri: str, access: Access, patience: Patience, gone: _Gone) -> str:
+class _StoppedError(BaseException):
+    """The program is to end."""
+
+
+def _identity(
+    uri: str, access: Access, patience: Patience, gone: _Gone, look: Callable[[], None]
+) -> str:
     host = uri.split("://", 1)[1].partition("/")[0]
     if gone.is_gone(host):
         return UNKNOWN
     try:
-        seen = _tried(lambda: stores.store(uri, access).look(uri), patience)
+        seen = _tried(lambda: stores.store(uri, access).look(uri, look), patience, look)
     except Exception as error:
         found = trouble(error)
         if found.kind is ErrorKind.INPUT_MISSING:
@@ -117,7 +135,7 @@ def _identity(uri: str, access: Access, patience: Patience, gone: _Gone) -> str:
     return seen.identity
 
 
-def _tried(work: Callable[[], _T], patience: Patience) -> _T:
+def _tried(work: Callable[[], _T], patience: Patience, look: Callable[[], None] = nothing) -> _T:
     tries = 0
     while True:
         try:
@@ -127,9 +145,9 @@ def _tried(work: Callable[[], _T], patience: Patience) -> _T:
         except Exception as error:
             found: Trouble = trouble(error)
             tries += 1
-            if not found.passing or tries >= patience.tries:
+            if not found.passing or tries >= min(patience.tries, found.most_tries):
                 raise
-            wait(tries, found, patience, nothing)
+            wait(tries, found, patience, look)
 
 
 class _Gone:

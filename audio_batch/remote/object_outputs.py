@@ -21,7 +21,7 @@ from audio_batch.errors import AssetError, ErrorKind, SetupError
 from audio_batch.outputs import OTHER_BYTES
 from audio_batch.remote import stores
 from audio_batch.remote.access import Access
-from audio_batch.remote.failures import DamagedError, trouble
+from audio_batch.remote.failures import DamagedError, broke_off, trouble
 from audio_batch.remote.urls import shown
 from audio_batch.storage import PublishedFile, refuse_leaving
 
@@ -75,23 +75,31 @@ class ObjectOutputs:
     def publish(self, relative: PurePosixPath, data: bytes, *, format_name: str) -> PublishedFile:
         """One PUT; and one look at what it left, where the answer does not tell its MD5."""
         refuse_leaving(relative)
-        path = self._path(relative.as_posix())
         try:
-            if not self._ask(lambda files: _put(files, path, data)):
-                _compare(self._ask(lambda files: files.info(path, refresh=True)), data)
+            self._put(relative.as_posix(), data)
         except Exception as error:
             raise self._failure(error, relative.as_posix(), "written") from error
-        with self._lock:
-            self._listing = None
         return PublishedFile(
             format_name, relative.as_posix(), len(data), hashlib.sha256(data).hexdigest()
         )
 
+    def _put(self, relative: str, data: bytes) -> None:
+        path = self._path(relative)
+        if not self._ask(lambda files: _put(files, path, data)):
+            _compare(self._ask(lambda files: files.info(path, refresh=True)), data)
+        with self._lock:
+            self._listing = None
+
     def read(self, relative: PurePosixPath) -> bytes:
-        """One GET."""
+        """One GET; one more where the body breaks off, which the library does not see to."""
         refuse_leaving(relative)
         path = self._path(relative.as_posix())
         try:
+            try:
+                return self._ask(lambda files: _get(files, path))
+            except Exception as error:
+                if not broke_off(error):
+                    raise
             return self._ask(lambda files: _get(files, path))
         except FileNotFoundError:
             raise
@@ -125,10 +133,11 @@ class ObjectOutputs:
     def probe(self) -> None:
         """Write an object, look at it, and remove it where that is allowed."""
         try:
-            self.publish(PurePosixPath(PROBE), b"audio-batch\n", format_name="")
-        except AssetError as error:
+            self._put(PROBE, b"audio-batch\n")
+        except Exception as error:
+            reason, remedy = _told(error)
             raise SetupError(
-                f"Nothing can be written to {self._where}: {error.message}", remedy=error.remedy
+                f"Nothing can be written to {self._where}: {reason}.", remedy=remedy
             ) from error
         try:
             self._ask(lambda files: files.rm_file(self._path(PROBE)))
@@ -146,9 +155,9 @@ class ObjectOutputs:
                 try:
                     found = self._ask(lambda files: Listing(_objects(files, self._base)))
                 except Exception as error:
-                    failure = self._failure(error, "it", "listed")
+                    reason, remedy = _told(error)
                     raise SetupError(
-                        f"{self._where} cannot be listed: {failure.message}", remedy=failure.remedy
+                        f"{self._where} cannot be listed: {reason}.", remedy=remedy
                     ) from error
                 self._listing = found
             return self._listing
@@ -168,16 +177,22 @@ class ObjectOutputs:
         """What the user sees of a failure."""
         if isinstance(error, AssetError):
             return error
-        found = trouble(error)
-        remedy = found.remedy
-        if isinstance(error, FileNotFoundError):
-            remedy = "See that the bucket or container is there."
+        reason, remedy = _told(error)
         return AssetError(
             ErrorKind.OUTPUT,
-            f"{name} could not be {verb} in {self._where}: {found.reason}.",
+            f"{name} could not be {verb} in {self._where}: {reason}.",
             remedy=remedy,
-            transient=found.passing,
+            transient=trouble(error).passing,
         )
+
+
+def _told(error: Exception) -> tuple[str, str]:
+    """What is said of a failure, a phrase, and its remedy."""
+    found = trouble(error)
+    remedy = found.remedy
+    if isinstance(error, FileNotFoundError) and not remedy:
+        remedy = "See that the bucket or container is there."
+    return found.reason, remedy
 
 
 class Listing:

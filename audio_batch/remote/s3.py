@@ -33,10 +33,10 @@ class S3Store:
         self._access = access
         self._page = page
 
-    def look(self, uri: str) -> Seen:
+    def look(self, uri: str, look: Callable[[], None] = nothing) -> Seen:
         """What HEAD says."""
         bucket, key = _place(uri)
-        answer = self._call("head_object", Bucket=bucket, Key=key)
+        answer = self._call("head_object", look=look, Bucket=bucket, Key=key)
         return _seen(bucket, answer, answer["ContentLength"])
 
     def look_at_many(self, uris: Iterable[str]) -> dict[str, Seen | None]:
@@ -102,7 +102,7 @@ class S3Store:
             filesystem.loop.call_soon_threadsafe(body.close)
 
     def _filesystem(self) -> AbstractFileSystem:
-        return stores.filesystem("s3://", self._access, tries=1)
+        return stores.filesystem("s3://", self._access, tries=1, read_s=stores.READ_S)
 
     def _call(
         self,
@@ -118,7 +118,7 @@ class S3Store:
         except Exception as error:
             if trouble(error).expired:
                 # Something else may have written new ones, or somebody has signed in meanwhile.
-                stores.renewed(used, "s3://", self._access, tries=1)
+                stores.renewed(used, "s3://", self._access, tries=1, read_s=stores.READ_S)
             raise
 
 

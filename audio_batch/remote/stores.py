@@ -31,7 +31,10 @@ _EXTRAS = {
 }
 """Of a scheme: the module that fsspec needs, and the extra of ours that brings it."""
 
-CONNECT_S, READ_S = 15, 60
+CONNECT_S, READ_S = 15.0, 60.0
+OUTPUT_READ_S = 20.0
+"""Outputs are small: a store that says nothing for so long is asked again."""
+
 CONNECTIONS = 32
 
 
@@ -78,8 +81,8 @@ class Reading(Protocol):
 class Store(Protocol):
     """One kind of store. Any thread. Raises what the libraries raise; see `failures.trouble`."""
 
-    def look(self, uri: str) -> Seen:
-        """What is there, by one request."""
+    def look(self, uri: str, look: Callable[[], None] = nothing) -> Seen:
+        """What is there, by one request. `look` is called meanwhile and may raise to break off."""
         ...
 
     def look_at_many(self, uris: Iterable[str]) -> dict[str, Seen | None]:
@@ -114,21 +117,24 @@ def require(uris: Iterable[str]) -> None:
 
 
 _lock = threading.Lock()
-_open: dict[tuple[str, Access, int], AbstractFileSystem] = {}
+_open: dict[tuple[str, Access, int, float], AbstractFileSystem] = {}
 _stores: dict[tuple[str, Access], Store] = {}
 
 
-def filesystem(uri: str, access: Access, *, tries: int = 5) -> AbstractFileSystem:
-    """fsspec's file system for a URI; one for each kind of store, access and number of tries.
+def filesystem(
+    uri: str, access: Access, *, tries: int = 5, read_s: float = OUTPUT_READ_S
+) -> AbstractFileSystem:
+    """fsspec's file system for a URI; one for each kind of store, access and set of limits.
 
     Args:
         tries: how often the library itself tries a request. Whoever tries again says 1.
+        read_s: S3 may be silent for so long in each.
 
     Raises:
         SetupError: the library for it is not installed.
     """
     require([uri])
-    key = (_kind(uri), access, tries)
+    key = (_kind(uri), access, tries, read_s)
     with _lock:
         if key not in _open:
             _open[key] = _opened(*key)
@@ -136,13 +142,18 @@ def filesystem(uri: str, access: Access, *, tries: int = 5) -> AbstractFileSyste
 
 
 def renewed(
-    old: AbstractFileSystem, uri: str, access: Access, *, tries: int = 5
+    old: AbstractFileSystem,
+    uri: str,
+    access: Access,
+    *,
+    tries: int = 5,
+    read_s: float = OUTPUT_READ_S,
 ) -> AbstractFileSystem:
     """A file system in the place of one whose credentials are over: they are looked up again.
 
     Of several threads that ask for it, the first opens it and the others get the same.
     """
-    key = (_kind(uri), access, tries)
+    key = (_kind(uri), access, tries, read_s)
     with _lock:
         if _open.get(key) in (None, old):
             _open[key] = _opened(*key)
@@ -184,7 +195,7 @@ def _kind(uri: str) -> str:
     return same.get(scheme, scheme)
 
 
-def _opened(kind: str, access: Access, tries: int) -> AbstractFileSystem:
+def _opened(kind: str, access: Access, tries: int, read_s: float) -> AbstractFileSystem:
     import fsspec
 
     options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
@@ -192,7 +203,7 @@ def _opened(kind: str, access: Access, tries: int) -> AbstractFileSystem:
         options["config_kwargs"] = {
             "retries": {"mode": "standard", "total_max_attempts": tries},
             "connect_timeout": CONNECT_S,
-            "read_timeout": READ_S,
+            "read_timeout": read_s,
             "max_pool_connections": CONNECTIONS,
         }
         if access.s3_endpoint is not None:
@@ -207,5 +218,5 @@ def _opened(kind: str, access: Access, tries: int) -> AbstractFileSystem:
         return opened(access, options)
     found = fsspec.filesystem(kind, **options)
     if kind == "s3":
-        found.retries = tries
+        found.retries = 1  # botocore tries again: s3fs would do so for each of its tries
     return found

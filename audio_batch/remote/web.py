@@ -101,16 +101,27 @@ class WebStore:
     def __init__(self, access: Access) -> None:
         self._access = access
 
-    def look(self, uri: str) -> Seen:
-        """What HEAD says; where a server has no HEAD for it, what a GET of one byte says."""
+    def look(self, uri: str, look: Callable[[], None] = nothing) -> Seen:
+        """What HEAD says; what a GET of one byte says, where a server has no HEAD for it.
+
+        Likewise where HEAD tells no length, or none at all: some answer every HEAD so.
+        """
+        told: Seen | None = None
         try:
-            with self._answer("HEAD", uri, {}, nothing) as (answer, _):
-                return _seen(answer)
+            with self._answer("HEAD", uri, {}, look) as (answer, _):
+                told = _seen(answer)
         except StatusError as error:
             if error.status not in _NO_HEAD:
                 raise
-        with self._answer("GET", uri, {"Range": "bytes=0-0"}, nothing) as (answer, _):
-            return _seen(answer)
+        if told is not None and told.size_bytes:
+            return told
+        try:
+            with self._answer("GET", uri, {"Range": "bytes=0-0"}, look) as (answer, _):
+                return _seen(answer)
+        except StatusError as error:
+            if told is None or error.status != 416:
+                raise
+        return told  # it is empty indeed
 
     def look_at_many(self, uris: Iterable[str]) -> dict[str, Seen | None]:
         """None: nothing on the web can be listed."""

@@ -68,13 +68,15 @@ def line(entry: Entry) -> str:
     Raises:
         UsageError: the command holds a backslash or is too long.
     """
-    words = (str(entry.folder), *entry.command)
+    words = (str(entry.folder), entry.programs, *entry.command)
     if any("\\" in word for word in words):
         raise UsageError(
             "A backslash means different things to different crons.",
             remedy="Put the command into a script, and schedule that.",
         )
-    folder, *command = (shlex.quote(word) for word in words)
+    folder, programs, *command = (shlex.quote(word) for word in words)
+    if entry.programs:
+        command = ["env", f'PATH={programs}:"$PATH"', *command]
     order = f"cd {folder} && {' '.join(command)}".replace("%", r"\%")
     if len(order.encode("utf-8", "surrogateescape")) > MOST_BYTES:
         raise UsageError(

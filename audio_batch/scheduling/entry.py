@@ -23,7 +23,8 @@ class Entry:
     """A command at a time of day.
 
     `days` are those of the week, counted from Monday as 0; none of them are all. `command` is its
-    program, by an absolute path, and its arguments; `folder` is where it begins.
+    program, by an absolute path, and its arguments; `folder` is where it begins. `programs` goes
+    before the rest of PATH, for a script that calls audio-batch by its name; "" adds nothing.
     """
 
     name: str
@@ -32,9 +33,10 @@ class Entry:
     days: tuple[int, ...]
     command: tuple[str, ...]
     folder: Path
+    programs: str = ""
 
     def __post_init__(self) -> None:
-        for word in (*self.command, str(self.folder)):
+        for word in (*self.command, str(self.folder), self.programs):
             if any(ord(character) < 0x20 or character == "\x7f" for character in word):
                 raise UsageError(
                     f"'{for_terminal(word)}' holds a line break or another control character, "

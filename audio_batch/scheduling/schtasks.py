@@ -101,6 +101,7 @@ def command_file(entry: Entry, log: Path) -> bytes:
         "setlocal EnableExtensions DisableDelayedExpansion",
         "chcp 65001 >nul",
         'set "PYTHONUTF8=1"',
+        *([f'set "PATH={_doubled(entry.programs)};%PATH%"'] if entry.programs else []),
         f'if not exist "{folder}\\" exit /b 5',
         f'cd /d "{folder}\\"',
         f'{words} >>"{_doubled(str(log))}" 2>&1',

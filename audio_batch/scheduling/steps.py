@@ -136,7 +136,7 @@ def call(arguments: Sequence[str], *, given: bytes | None = None) -> Called:
     """
     try:
         done = subprocess.run(
-            list(arguments),
+            [*arguments],
             input=given,
             stdin=subprocess.DEVNULL if given is None else None,
             capture_output=True,

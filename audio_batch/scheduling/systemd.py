@@ -18,6 +18,7 @@ from audio_batch.scheduling.steps import RemoveFile, Run, Step, WriteFile, call
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./:=,+@-]+")
 _PREFIX = "audio-batch-"
+_PATH = "/usr/local/bin:/usr/bin:/bin"  # `Environment=` knows no variables
 
 
 class Systemd:
@@ -94,6 +95,7 @@ def service(entry: Entry) -> str:
         raise UsageError(
             f"systemd cannot begin in '{folder}', whose name ends with a blank or a backslash."
         )
+    path = [f"Environment={_quoted(f'PATH={entry.programs}:{_PATH}')}"] if entry.programs else []
     program, *arguments = entry.command
     order = " ".join([_quoted(program), *(_quoted(word).replace("$", "$$") for word in arguments)])
     return "\n".join(
@@ -105,6 +107,7 @@ def service(entry: Entry) -> str:
             "[Service]",
             "Type=oneshot",
             f"WorkingDirectory={folder.replace('%', '%%')}",
+            *path,
             f"ExecStart={order}",
             "# Another run is at work; it was stopped and goes on the next night: no failures.",
             f"SuccessExitStatus={ExitCode.LOCKED:d} {ExitCode.INTERRUPTED:d}",

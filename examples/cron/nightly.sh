@@ -1,7 +1,7 @@
 #!/bin/sh
 # A night's work out of a database:
 #
-#   1. export what is new as a manifest,
+#   1. tell the database what it was not told yet, export what is new as a manifest,
 #   2. look whether the run would work: AWS sign-in, models, devices, space,
 #   3. transcribe until the morning,
 #
@@ -17,7 +17,8 @@
 #     AUDIO_BATCH_RESULTS_DB=$AUDIO_BATCH_DATABASE_URL
 #
 # With AUDIO_BATCH_RESULTS_DB each outcome is written back as it is there, and nightly.sql leaves out
-# what is done. Every night at 22:30:
+# what is done. audio-batch is looked for in venv/bin beside this file, on PATH, and in ~/.local/bin.
+# Every night at 22:30:
 #
 #     audio-batch schedule install --at 22:30 -- nightly.sh
 
@@ -25,6 +26,8 @@ set -u
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 manifest=${MANIFEST:-$here/night.jsonl}
+fresh=$here/night-new.jsonl
+unfinished=$here/nightly.unfinished # is there while a night's run has not come to its end
 output=${OUTPUT:-$here/transcripts} # or s3://bucket/transcripts
 log=${LOG:-$here/nightly.log}
 talk=$here/nightly-talk.txt # what the last step said
@@ -40,6 +43,9 @@ if [ -f "$here/nightly.env" ]; then
     . "$here/nightly.env"
     set +a
 fi
+# The PATH of cron and systemd is short.
+PATH=$here/venv/bin:$PATH${HOME:+:$HOME/.local/bin}
+export PATH
 
 # The report: standard error, or a mail.
 report() {
@@ -61,13 +67,22 @@ if ! command -v audio-batch >"$talk" 2>&1; then
     give_up 127 "there is no audio-batch on PATH=$PATH"
 fi
 
-# ---- 1
+# ---- 1. What the database was not told last night it would offer, or hold back, for ever. Before
+# the first night there is no table and no run; where it is down, the export says so.
+if [ -n "${AUDIO_BATCH_RESULTS_DB:-}" ]; then
+    audio-batch results create >>"$log" 2>&1
+    audio-batch results push "$output" >>"$log" 2>&1
+fi
 code=0
 audio-batch manifest from-sql --query-file "$query" --map "$columns" --prefix "$prefix" \
-    -o "$manifest" >"$talk" 2>&1 || code=$?
+    -o "$fresh" >"$talk" 2>&1 || code=$?
 cat -- "$talk" >>"$log"
 [ "$code" -eq 0 ] || give_up "$code" "the database gave no manifest"
-if [ ! -s "$manifest" ]; then
+if [ -s "$fresh" ]; then
+    mv -f -- "$fresh" "$manifest" || give_up 5 "the manifest $manifest cannot be written"
+elif [ -e "$unfinished" ] && [ -s "$manifest" ]; then
+    echo "Nothing is new, and the last night's run goes on." >>"$log"
+else
     echo "Nothing is new." >>"$log"
     exit 0
 fi
@@ -77,11 +92,24 @@ audio-batch doctor "$manifest" -o "$output" >"$talk" 2>&1 || code=$?
 cat -- "$talk" >>"$log"
 [ "$code" -eq 0 ] || give_up "$code" "the run would fail, nothing was begun"
 
-# ---- 3. The log has all of it, what is said besides is short. A stop (Ctrl-C, a shutdown) reaches audio-batch too: wait for it to save
-# its state.
-trap : HUP INT TERM USR1 USR2
+# ---- 3. The log has all of it, what is said besides is short. A stop may come to this shell alone:
+# it is handed on, and the run's state is waited for. (To what is begun with & Ctrl-C means nothing.)
+run=
+stopped=0
+trap 'stopped=1; kill -TERM $run 2>/dev/null' HUP INT TERM
+trap 'stopped=1; kill -USR1 $run 2>/dev/null' USR1 USR2
+: >"$unfinished"
 audio-batch run "$manifest" -o "$output" -y --until "$until" --timeout "$timeout" \
-    --quiet --log-file "$log" "$@" >"$talk" 2>&1 || code=$?
+    --quiet --log-file "$log" "$@" >"$talk" 2>&1 &
+run=$!
+while :; do
+    stopped=0
+    code=0
+    wait "$run" || code=$?
+    # A signal ends `wait`, not the run.
+    [ "$stopped" -eq 1 ] || break
+done
+case $code in 0 | 3) rm -f -- "$unfinished" ;; esac
 
 case $code in
     0) ;; # every recording is done

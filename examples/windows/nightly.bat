@@ -1,6 +1,6 @@
 @echo off
 rem  A night's work out of a database:
-rem    1. export what is new as a manifest,
+rem    1. tell the database what it was not told yet, export what is new as a manifest,
 rem    2. look whether the run would work: AWS sign-in, models, devices, space,
 rem    3. transcribe until the morning,
 rem  and then act on the exit code, which is also this file's own. What is to be done is in
@@ -23,6 +23,8 @@ setlocal EnableExtensions DisableDelayedExpansion
 
 rem  %~dp0 is the folder of this file, with a backslash at its end.
 set "MANIFEST=%~dp0night.jsonl"
+set "FRESH=%~dp0night-new.jsonl"
+set "UNFINISHED=%~dp0nightly.unfinished"
 set "OUTPUT=%~dp0transcripts"
 set "LOG=%~dp0nightly.log"
 set "REPORT=%~dp0nightly-report.txt"
@@ -35,6 +37,14 @@ set "UNTIL_TIME=06:00"
 set "TIMEOUT_EACH=2h"
 rem  A program that is called with the exit code and the report, where somebody has to do something:
 rem  set "NOTIFY=C:\tools\mail.bat"
+
+rem  "call" reads percent signs and carets once more, and a path with one would be another path.
+set MANIFEST>"%TALK%"
+for %%V in (OUTPUT LOG QUERY COLUMNS_OF PREFIX) do set %%V>>"%TALK%"
+"%SystemRoot%\System32\find.exe" "%%" <"%TALK%" >nul
+if not errorlevel 1 goto bad_name
+"%SystemRoot%\System32\find.exe" "^" <"%TALK%" >nul
+if not errorlevel 1 goto bad_name
 
 rem  A virtual environment beside this file goes before the rest of PATH.
 set "PATH=%~dp0venv\Scripts;%PATH%"
@@ -50,12 +60,20 @@ rem  end there.
 call audio-batch --version >"%TALK%" 2>&1
 if not "%ERRORLEVEL%"=="0" goto not_found
 
-rem  ---- Step 1
-call audio-batch manifest from-sql --query-file "%QUERY%" --map "%COLUMNS_OF%" --prefix "%PREFIX%" -o "%MANIFEST%" >"%TALK%" 2>&1
+rem  ---- Step 1. What the database was not told last night it would offer, or hold back, for ever.
+rem  Before the first night there is no table and no run; where it is down, the export says so.
+if not defined AUDIO_BATCH_RESULTS_DB goto export
+call audio-batch results create >>"%LOG%" 2>&1
+call audio-batch results push "%OUTPUT%" >>"%LOG%" 2>&1
+:export
+call audio-batch manifest from-sql --query-file "%QUERY%" --map "%COLUMNS_OF%" --prefix "%PREFIX%" -o "%FRESH%" >"%TALK%" 2>&1
 set "CODE=%ERRORLEVEL%"
 type "%TALK%" >>"%LOG%"
 if not "%CODE%"=="0" goto no_manifest
-for %%F in ("%MANIFEST%") do if "%%~zF"=="0" goto nothing_new
+for %%F in ("%FRESH%") do if "%%~zF"=="0" goto nothing_new
+move /y "%FRESH%" "%MANIFEST%" >nul
+
+:look
 
 rem  ---- Step 2
 call audio-batch doctor "%MANIFEST%" -o "%OUTPUT%" >"%TALK%" 2>&1
@@ -63,9 +81,14 @@ set "CODE=%ERRORLEVEL%"
 type "%TALK%" >>"%LOG%"
 if not "%CODE%"=="0" goto would_fail
 
-rem  ---- Step 3. The log has all of it, what is said besides is short.
+rem  ---- Step 3. The log has all of it, what is said besides is short. The file is there until a
+rem  night's run has come to its end.
+echo unfinished>"%UNFINISHED%"
 call audio-batch run "%MANIFEST%" -o "%OUTPUT%" -y --until %UNTIL_TIME% --timeout %TIMEOUT_EACH% --quiet --log-file "%LOG%" %* >"%TALK%" 2>&1
 set "CODE=%ERRORLEVEL%"
+
+if "%CODE%"=="0" del "%UNFINISHED%"
+if "%CODE%"=="3" del "%UNFINISHED%"
 
 rem  Compared as text: "if errorlevel 1" means "1 or more", and is false for the negative codes of
 rem  programs that crash.
@@ -83,7 +106,18 @@ echo Every recording is done.>>"%LOG%"
 goto leave
 
 :nothing_new
+if exist "%UNFINISHED%" if exist "%MANIFEST%" goto unfinished
 echo Nothing is new.>>"%LOG%"
+goto leave
+
+:unfinished
+echo Nothing is new, and the last night's run goes on.>>"%LOG%"
+goto look
+
+:bad_name
+set "CODE=2"
+echo A name above or this file's folder holds a percent sign or a caret, which cmd changes: choose another.
+echo A name above or this file's folder holds a percent sign or a caret, which cmd changes: choose another.>"%REPORT%"
 goto leave
 
 :interrupted

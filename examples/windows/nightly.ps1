@@ -2,7 +2,7 @@
 .SYNOPSIS
     A night's work out of a database: export what is new, check the sign-in, transcribe, mail.
 .DESCRIPTION
-    1. export what is new as a manifest,
+    1. tell the database what it was not told yet, export what is new as a manifest,
     2. look whether the run would work: AWS sign-in, models, devices, space,
     3. transcribe until the morning,
     and then act on the exit code, which is also this script's own. What is to be done is mailed
@@ -40,6 +40,8 @@ Set-StrictMode -Version 2
 # 'Stop' would end this script at the first line that a program writes to its standard error.
 $ErrorActionPreference = 'Continue'
 $env:PYTHONUTF8 = '1'
+# A virtual environment beside this file goes before the rest of PATH.
+$env:PATH = (Join-Path $PSScriptRoot 'venv\Scripts') + [IO.Path]::PathSeparator + $env:PATH
 Set-Location -LiteralPath $PSScriptRoot
 $secrets = Join-Path $PSScriptRoot 'nightly-env.ps1'
 if (Test-Path -LiteralPath $secrets) { . $secrets }
@@ -72,13 +74,26 @@ if (-not (Get-Command audio-batch -ErrorAction SilentlyContinue)) {
     Complete-Night 5 'There is no audio-batch on this PATH.'
 }
 
-# ---- Step 1
+# ---- Step 1. What the database was not told last night it would offer, or hold back, for ever.
+# Before the first night there is no table and no run; where it is down, the export says so.
+$fresh = Join-Path $PSScriptRoot 'night-new.jsonl'
+$unfinished = Join-Path $PSScriptRoot 'nightly.unfinished'
+if ($env:AUDIO_BATCH_RESULTS_DB) {
+    Invoke-AudioBatch @('results', 'create')
+    $talk | ForEach-Object { Write-Log $_ }
+    Invoke-AudioBatch @('results', 'push', $Output)
+    $talk | ForEach-Object { Write-Log $_ }
+}
 Invoke-AudioBatch @('manifest', 'from-sql', '--query-file', $Query, '--map', $Columns,
-    '--prefix', $Prefix, '-o', $Manifest)
+    '--prefix', $Prefix, '-o', $fresh)
 $code = $LASTEXITCODE
 $talk | ForEach-Object { Write-Log $_ }
 if ($code -ne 0) { Complete-Night $code 'The database gave no manifest.' }
-if ((Get-Item -LiteralPath $Manifest).Length -eq 0) {
+if ((Get-Item -LiteralPath $fresh).Length -gt 0) {
+    Move-Item -LiteralPath $fresh -Destination $Manifest -Force
+} elseif ((Test-Path -LiteralPath $unfinished) -and (Test-Path -LiteralPath $Manifest)) {
+    Write-Log "Nothing is new, and the last night's run goes on."
+} else {
     Write-Log 'Nothing is new.'
     exit 0
 }
@@ -89,11 +104,14 @@ $code = $LASTEXITCODE
 $talk | ForEach-Object { Write-Log $_ }
 if ($code -ne 0) { Complete-Night $code 'The run would fail; nothing was begun.' }
 
-# ---- Step 3. The log has all of it, what is said besides is short.
+# ---- Step 3. The log has all of it, what is said besides is short. The file is there until a
+# night's run has come to its end.
+Set-Content -LiteralPath $unfinished -Value 'unfinished'
 $run = @('run', $Manifest, '-o', $Output, '-y', '--until', $Until, '--timeout', $Timeout,
     '--quiet', '--log-file', $Log) + $More
 Invoke-AudioBatch $run
 $code = $LASTEXITCODE
+if ($code -eq 0 -or $code -eq 3) { Remove-Item -LiteralPath $unfinished }
 
 switch ($code) {
     0 { Write-Log 'Every recording is done.' }

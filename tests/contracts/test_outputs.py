@@ -239,7 +239,7 @@ def test_a_great_many_are_found_page_by_page(s3: S3) -> None:
 
 def test_a_publication_is_one_request(s3: S3) -> None:
     place = bucket(s3)
-    publish(place, b"x" * 120_000_000)
+    publish(place, b"x" * 60_000_000)
     assert s3.counts() == {"PUT": 1}
     assert s3.uploads() == []
 
@@ -294,7 +294,10 @@ def test_a_bucket_that_is_not_there_is_named(s3: S3) -> None:
     outputs = OutputPlace("s3://no-such-bucket/out", Access(s3_endpoint=s3.endpoint)).open()
     with pytest.raises(SetupError, match="no-such-bucket") as caught:
         outputs.probe()
-    assert "See that the bucket or container is there." in str(caught.value)
+    assert "there is no such bucket" in str(caught.value)
+    assert "See to the bucket's name and its region." in str(caught.value)
+    with pytest.raises(SetupError, match="cannot be listed: there is no such bucket"):
+        outputs.is_empty()
 
 
 def test_a_store_that_does_not_answer_damages_nothing(s3: S3) -> None:

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,32 +43,52 @@ def identity() -> dict[str, Any]:
     return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
 
 
+def template(folder: Path) -> None:
+    """What `initdb` makes, in a new folder: servers begin with copies of it."""
+    with _own_folder() as made:
+        words = made / "password"
+        words.write_text(PASSWORD, encoding="utf-8")
+        words.chmod(0o644)
+        done = subprocess.run(
+            [
+                *(str(binaries() / "initdb"), "-D", str(made / "data"), "-U", USER),
+                *("-A", "scram-sha-256", f"--pwfile={words}", "-E", "UTF8", "--locale=C"),
+                "--no-sync",
+            ],
+            cwd=made,
+            capture_output=True,
+            text=True,
+            timeout=WAIT_S,
+            check=False,
+            **identity(),
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        shutil.copytree(made / "data", folder)
+
+
 class Postgres:
     """A server that can be stopped, killed and started again with what it holds."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, template: Path) -> None:
         self._folder = folder
         self._bin = binaries()
         self._who = identity()
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        if self._who:
-            os.chown(folder, self._who["user"], self._who["group"])
-        words = folder / "password"
-        words.write_text(PASSWORD, encoding="utf-8")
-        words.chmod(0o644)
-        self._call(
-            *("initdb", "-D", folder / "data", "-U", USER, "-A", "scram-sha-256"),
-            *(f"--pwfile={words}", "-E", "UTF8", "--locale=C", "--no-sync"),
-        )
+        shutil.copytree(template, folder / "data")
+        (folder / "data").chmod(0o700)
+        for path in (folder / "data", *(folder / "data").rglob("*")) if self._who else ():
+            os.chown(path, self._who["user"], self._who["group"])
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
-    def url(self, password: str | None = None) -> str:
+    def url(
+        self, password: str | None = None, *, port: int | None = None, database: str = "postgres"
+    ) -> str:
         """Of its database; the password is named, not written, unless it is given."""
         secret = "${PG_SECRET}" if password is None else password
-        return f"postgresql://{USER}:{secret}@127.0.0.1:{self.port}/postgres"
+        return f"postgresql://{USER}:{secret}@127.0.0.1:{port or self.port}/{database}"
 
     environment: dict[str, str] = {"PG_SECRET": PASSWORD}  # noqa: RUF012
 
@@ -126,30 +147,69 @@ class Postgres:
             for statement in statements:
                 connection.execute(statement)
 
-    def _call(self, program: str, *arguments: object) -> None:
-        done = subprocess.run(
-            [str(self._bin / program), *map(str, arguments)],
-            cwd=self._folder,
-            capture_output=True,
-            text=True,
-            timeout=WAIT_S,
-            check=False,
-            **self._who,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+
+@contextlib.contextmanager
+def server(template: Path) -> Iterator[Postgres]:
+    """A server, and nothing of it left at the end."""
+    with _own_folder() as folder:
+        running = Postgres(folder, template)
+        try:
+            yield running
+        finally:
+            running.stop()
 
 
 @contextlib.contextmanager
-def server() -> Iterator[Postgres]:
-    """A server, and nothing of it left at the end."""
-    binaries(), identity()
-    # Not below pytest's own folder, into which another user may not look.
+def _own_folder() -> Iterator[Path]:
+    """A folder of the server's account, which may not look into pytest's own."""
+    who = identity()
     folder = Path(tempfile.mkdtemp(prefix="audio-batch-postgres-"))
-    running = None
     try:
-        running = Postgres(folder)
-        yield running
+        if who:
+            os.chown(folder, who["user"], who["group"])
+        yield folder
     finally:
-        if running is not None:
-            running.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+class Muffler:
+    """A line to a server that can swallow what the server says, as a dead one does."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._server.getsockname()[1]
+        self.after = b""
+        """Once a client has sent this, no word of the server gets through to it."""
+        self._sockets: list[socket.socket] = [self._server]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        for one in self._sockets:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._server.accept()
+                server = socket.create_connection(("127.0.0.1", self._port))
+                self._sockets += [client, server]
+                silent = threading.Event()
+                for ends in ((client, server, True), (server, client, False)):
+                    threading.Thread(
+                        target=self._pass_on, args=(*ends, silent), daemon=True
+                    ).start()
+
+    def _pass_on(
+        self, source: socket.socket, target: socket.socket, asks: bool, silent: threading.Event
+    ) -> None:
+        with contextlib.suppress(OSError):
+            while piece := source.recv(65536):
+                if asks and self.after and self.after in piece:
+                    silent.set()
+                if asks or not silent.is_set():
+                    target.sendall(piece)
+        with contextlib.suppress(OSError):
+            target.shutdown(socket.SHUT_RDWR)

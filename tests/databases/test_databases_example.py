@@ -8,7 +8,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from backends import SqliteFile
+from backends import Backend, SqliteFile
 from postgres_server import Postgres
 from program import PROJECT
 from shipped import EXAMPLES, NULL, copied, ended, install, needs_posix, with_path
@@ -82,3 +82,48 @@ def test_the_documented_columns_are_those_of_the_table() -> None:
     made = statements("postgresql").partition(f"TABLE {DEFAULT_TABLE} (")[2].partition("PRIMARY")[0]
     assert documented == re.findall(r"^\s(\w+) ", made, re.M)
     assert f"It is {VERSION}." in DOCUMENT
+
+
+QUERIES = re.findall(r"SELECT a\.[^;]*;", DOCUMENT)
+
+
+@pytest.mark.parametrize(
+    "query", [*QUERIES, "cron/nightly.sql", "windows/nightly.sql", "databases/report.sql"]
+)
+def test_the_queries_take_the_last_outcome_of_any_folder(backend: Backend, query: str) -> None:
+    """Of ids that are no texts, after the output folder was moved: one row an asset."""
+    if query.endswith(".sql"):
+        query = (EXAMPLES / query).read_text(encoding="utf-8")
+    ids = [f"0b0c8f3e-55a2-4a9d-9f0e-8f6a3c1d000{number}" for number in range(5)]
+    kind = "CHAR(36)" if isinstance(backend, SqliteFile) else "UUID"
+    backend.do(f"CREATE TABLE assets (uuid {kind} PRIMARY KEY, s3_key TEXT, title TEXT)")
+    for uuid in ids:
+        backend.do(f"INSERT INTO assets VALUES ('{uuid}', 'a.wav', '{uuid[-1]}')")
+    backend.do(*filter(str.strip, statements(backend_dialect(backend)).split(";\n")))
+    for number, scope, state, finished, updated in (
+        (0, "/old", "done", 1, 1),
+        (0, "/new", "done", 1, 3),  # told anew after the move
+        (1, "/old", "done", 1, 1),
+        (1, "/new", "failed", 2, 2),
+        (2, "/old", "failed", 1, 4),  # what was late has not the last word
+        (2, "/new", "done", 2, 2),
+        (3, "/old", "quarantined", 1, 1),
+    ):
+        backend.do(
+            f"INSERT INTO {DEFAULT_TABLE} (asset_id, scope, state, finished_at, updated_at)"
+            f" VALUES ('{ids[number]}', '{scope}', '{state}',"
+            f" '2026-11-0{finished} 00:00:00', '2026-11-0{updated} 00:00:00')"
+        )
+    rows = backend.ask(query)
+    if "s3_key" in query:
+        assert {str(uuid) for uuid, *_ in rows} == {ids[1], ids[4]}
+        return
+    told = [tuple(value for value in row if str(value) not in ids)[:2] for row in rows]
+    last = "not begun" if "not begun" in query else None
+    assert sorted(told, key=lambda row: row[0]) == [
+        *(("0", "done"), ("1", "failed"), ("2", "done"), ("3", "quarantined"), ("4", last)),
+    ]
+
+
+def backend_dialect(backend: Backend) -> str:
+    return "sqlite" if isinstance(backend, SqliteFile) else "postgresql"

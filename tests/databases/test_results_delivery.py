@@ -17,7 +17,7 @@ from audio_batch.journal import Journal
 from audio_batch.outcome import Outcome, State
 
 WAIT_S = 60.0
-Deliver = Callable[[str], Delivery]
+Deliver = Callable[..., Delivery]
 
 
 @pytest.fixture
@@ -41,12 +41,12 @@ def deliver(
         monkeypatch.setenv(name, value)
     opened: list[Delivery] = []
 
-    def to(url: str) -> Delivery:
+    def to(url: str, location: str = "/out") -> Delivery:
         one = delivery.opened(
             journal.outbox,
             url=url,
             table=None,
-            location="/out",
+            location=location,
             notice=lambda text, **_: said.append(text),
         )
         opened.append(one)
@@ -139,6 +139,69 @@ def test_many_rows_come_in_batches_and_only_once(
     assert backend.ask(f"SELECT count(*) FROM {DEFAULT_TABLE}") == [(2 * AT_ONCE + 5,)]
     due.after(told.append)(7)
     assert told == [7]
+
+
+def test_what_is_written_leaves_the_outbox_though_the_rest_of_its_batch_waits(
+    postgres: Postgres, journal: Journal, deliver: Deliver
+) -> None:
+    """A row is refused, one behind it is locked by somebody: the halves before them are told."""
+    due = deliver(postgres.url())
+    end(journal, "u-7", State.FAILED)
+    assert due.finish() == 0
+    postgres.do(f"ALTER TABLE {DEFAULT_TABLE} ADD CHECK (asset_id <> 'u-4')")
+    with journal.grouped():
+        for number in range(8):
+            end(journal, f"u-{number}", State.DONE)
+    with postgres.connected() as other:
+        other.autocommit = False
+        other.execute(f"SELECT * FROM {DEFAULT_TABLE} FOR UPDATE")
+        pump_until(due, lambda: journal.outbox.count() == 3)
+        assert len(due.refused) == 1
+        other.rollback()
+    assert due.finish() == 1
+
+
+def test_a_folder_that_was_moved_is_told_of_anew(
+    journal: Journal, deliver: Deliver, tmp_path: Path
+) -> None:
+    backend = SqliteFile(tmp_path / "results.db")
+    end(journal, "a", State.DONE)
+    for location in ("/old", "/old", "/new"):
+        assert deliver(backend.url(), location).finish() == 0
+    asked = f"SELECT scope, asset_id FROM {DEFAULT_TABLE} ORDER BY scope"
+    assert backend.ask(asked) == [("/new", "a"), ("/old", "a")]
+
+
+def test_a_clock_that_was_ahead_costs_no_outcome(
+    journal: Journal, deliver: Deliver, tmp_path: Path
+) -> None:
+    backend = SqliteFile(tmp_path / "results.db")
+    due = deliver(backend.url())
+    end(journal, "a", State.FAILED)
+    assert due.finish() == 0
+    backend.do(f"UPDATE {DEFAULT_TABLE} SET finished_at = '2099-01-01 00:00:00.000000'")
+    end(journal, "a", State.DONE)
+    assert due.finish() == 0
+    assert backend.ask(f"SELECT state FROM {DEFAULT_TABLE}") == [("done",)]
+
+
+def test_a_destination_is_its_host_and_schema_but_not_its_password(
+    journal: Journal, deliver: Deliver
+) -> None:
+    end(journal, "a", State.DONE)
+    begun = "postgresql://u:x@db/d?options=-csearch_path%3Da&connect_timeout=1"
+    seen = []
+    for url in (
+        begun,
+        "postgresql://u:other@db/d?connect_timeout=1&password=p&options=-csearch_path%3Da",
+        begun.replace("%3Da", "%3Db"),
+        "postgresql:///d?host=/run/postgresql",
+        "postgresql:///d?host=10.0.0.9",
+    ):
+        deliver(url)
+        seen.append(journal.outbox.count())
+        journal.outbox.delivered([item.number for item in journal.outbox.some(9)])
+    assert seen == [1, 0, 1, 1, 1]
 
 
 def test_a_broken_journal_is_the_runs_business(

@@ -76,6 +76,9 @@ def manifest_of(folder: Path, count: int) -> set[str]:
     return {uuid(number) for number in range(count)}
 
 
+@pytest.mark.parametrize(
+    "backend", ["postgresql", pytest.param("sqlite", marks=pytest.mark.slow)], indirect=True
+)
 def test_the_second_nights_query_returns_only_what_is_new(
     backend: Backend, cli: Cli, quick: Cli, tmp_path: Path
 ) -> None:
@@ -124,8 +127,13 @@ def test_a_run_without_results_is_made_up_for(cli: Cli, quick: Cli, tmp_path: Pa
     assert cli(*asked).code == 0
     assert states(backend) == dict.fromkeys(ids, "done"), "though there was nothing to do"
     backend.do(f"DROP TABLE {DEFAULT_TABLE}")
+    answer = quick("results", "push", "out", *asked[-2:])
+    assert (answer.code, "0 results written" in answer.err) == (0, True), "it is the run's database"
     for _ in range(2):
         assert quick("results", "push", "out", "--all", *asked[-2:]).code == 0
+    next((tmp_path / "out").glob("*.json")).unlink()
+    answer = quick("verify", "out")
+    assert "1 result is due in the database" in answer.err
     assert states(backend) == dict.fromkeys(ids, "done")
     assert cli("run", "m.jsonl", "-o", "out", *NULL, "--overwrite", *asked[-2:]).code == 0
     assert states(backend) == dict.fromkeys(ids, "done"), "the same rows, whoever writes them"
@@ -240,6 +248,9 @@ def test_killed_before_delivery_nothing_is_lost(
     assert due(tmp_path / "out") == 0
 
 
+@pytest.mark.parametrize(
+    "backend", ["postgresql", pytest.param("sqlite", marks=pytest.mark.slow)], indirect=True
+)
 def test_killed_while_delivering_nothing_is_lost_or_doubled(
     backend: Backend, cli: Cli, tmp_path: Path
 ) -> None:

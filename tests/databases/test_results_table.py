@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import random
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from backends import Backend, SqliteFile
-from postgres_server import Postgres
+from postgres_server import Muffler, Postgres
 
+from audio_batch.cli import run_app
 from audio_batch.databases import connecting
 from audio_batch.databases.connecting import Database
 from audio_batch.databases.results_table import (
@@ -23,6 +24,7 @@ from audio_batch.databases.results_table import (
     row_of,
     statements,
 )
+from audio_batch.databases.silence import Limits
 from audio_batch.databases.sink import Batch, Sink, Written
 from audio_batch.errors import ErrorKind, SetupError, UsageError
 from audio_batch.journal import JournalEntry
@@ -49,7 +51,9 @@ def table(database: Database) -> ResultsTable:
     return made
 
 
-def row(asset_id: str = "u-1", *, scope: str = "/out", **more: Any) -> dict[str, Any]:
+def row(
+    asset_id: str = "u-1", *, scope: str = "/out", journal: str = "j", **more: Any
+) -> dict[str, Any]:
     values: dict[str, Any] = {
         "asset_id": asset_id,
         "name": "A",
@@ -75,7 +79,7 @@ def row(asset_id: str = "u-1", *, scope: str = "/out", **more: Any) -> dict[str,
         "redone": 0,
         "run_id": 4,
     }
-    return row_of(Undelivered(1, JournalEntry(**{**values, **more}), "1.2"), scope)
+    return row_of(Undelivered(1, JournalEntry(**{**values, **more}), "1.2"), scope, journal)
 
 
 def states(backend: Backend) -> dict[str, str]:
@@ -116,9 +120,52 @@ def test_the_newest_outcome_stands_whatever_comes_last(
 ) -> None:
     table.write([row(state=State.FAILED, finished_at=100.0)])
     table.write([row(finished_at=200.0), row("u-2", finished_at=200.0)])
-    late = [row(state=State.FAILED, finished_at=199.9), row("u-3")]
-    table.write([*late, row("u-2", state=State.QUARANTINED, finished_at=200.0)])
+    late = [row(state=State.FAILED, finished_at=199.9, journal="other"), row("u-3")]
+    same_time = row("u-2", state=State.QUARANTINED, finished_at=200.0, journal="other")
+    table.write([*late, same_time])
     assert states(backend) == {"u-1": "done", "u-2": "quarantined", "u-3": "done"}
+
+
+def test_of_one_journal_the_last_outcome_stands_whatever_the_clock(
+    backend: Backend, table: ResultsTable
+) -> None:
+    table.write([row(state=State.FAILED, finished_at=200.0)])
+    table.write([row(finished_at=100.0)])
+    assert states(backend) == {"u-1": "done"}
+
+
+VERSION_1 = (
+    f"CREATE TABLE {DEFAULT_TABLE} (asset_id TEXT NOT NULL, scope TEXT NOT NULL, name TEXT,"
+    " state TEXT, error_kind TEXT, error_text TEXT, source TEXT, language TEXT,"
+    " duration_s DOUBLE PRECISION, speech_s DOUBLE PRECISION, outputs {json}, missing {json},"
+    " notes {json}, suspicions {json}, device TEXT, attempts INTEGER, timings_s {json},"
+    " started_at {moment}, finished_at {moment}, fingerprint TEXT, program TEXT, run_id INTEGER,"
+    " updated_at {moment}, PRIMARY KEY (asset_id, scope))",
+    f"CREATE TABLE {META_TABLE} (table_name TEXT NOT NULL PRIMARY KEY, version INTEGER NOT NULL)",
+    f"INSERT INTO {META_TABLE} VALUES ('{DEFAULT_TABLE}', 1)",
+    f"INSERT INTO {DEFAULT_TABLE} (asset_id, scope, state, duration_s, finished_at)"
+    " VALUES ('u-1', '/out', 'failed', 2.5, '2026-11-18 11:00:00'),"
+    " ('u-2', '/out', 'done', 2.5, '2026-11-18 12:00:00')",
+)
+
+
+def test_a_table_of_version_1_is_brought_up(backend: Backend, database: Database) -> None:
+    sqlite = isinstance(backend, SqliteFile)
+    types = {
+        "json": "JSON" if sqlite else "JSONB",
+        "moment": "DATETIME" if sqlite else "TIMESTAMPTZ",
+    }
+    if not sqlite:
+        backend.do("SET TIME ZONE 'UTC'")
+    backend.do(*(statement.format(**types) for statement in VERSION_1))
+    table = ResultsTable(database)
+    table.prepare()
+    assert backend.ask(f"SELECT * FROM {META_TABLE}") == [(DEFAULT_TABLE, VERSION)]
+    asked = f"SELECT asset_id, state, journal_id FROM {DEFAULT_TABLE} ORDER BY asset_id"
+    assert backend.ask(asked) == [("u-1", "failed", None), ("u-2", "done", None)]
+    late = row("u-2", state=State.FAILED, finished_at=1_795_000_000.0)
+    table.write([row("u-1", finished_at=1_795_100_000.0), late])
+    assert backend.ask(asked) == [("u-1", "done", "j"), ("u-2", "done", None)]
 
 
 def test_output_locations_have_rows_of_their_own(backend: Backend, table: ResultsTable) -> None:
@@ -225,6 +272,19 @@ def test_a_table_has_a_plain_name(database: Database, name: str) -> None:
         statements("sqlite", name)
 
 
+def delivered(database: Database, rows: Sequence[dict[str, Any]]) -> list[Written]:
+    """What a sink says of a batch, whose numbers are the rows' places."""
+    sink = Sink(ResultsTable(database))
+    sink.put(Batch(tuple(range(len(rows))), tuple(rows)))
+    reports: list[Written] = []
+    while not (reports and reports[-1].last):
+        report = sink.reports.get(timeout=60)
+        assert isinstance(report, Written), report
+        reports.append(report)
+    sink.close(within_s=60)
+    return reports
+
+
 def test_one_row_that_is_refused_holds_up_no_other(
     postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,16 +292,90 @@ def test_one_row_that_is_refused_holds_up_no_other(
     monkeypatch.setenv("PG_SECRET", Postgres.environment["PG_SECRET"])
     letters = random.Random(7)
     long = "".join(chr(letters.randrange(0x4E00, 0x9FA5)) for _ in range(1000))
-    rows = (row("u-1"), row(long), row("u-3"))
-    sink = Sink(ResultsTable(connecting.opened(postgres.url())))
-    sink.put(Batch((1, 2, 3), rows))
-    report = sink.reports.get(timeout=60)
-    sink.close(within_s=60)
-    assert isinstance(report, Written)
-    assert report.numbers == (1, 3)
-    assert len(report.refused) == 1
-    assert report.refused[0].startswith(long[:20])
-    assert set(states(postgres)) == {"u-1", "u-3"}
+    rows = [row(f"u-{number:03d}") for number in range(64)]
+    rows[20] = row(long)
+    reports = delivered(connecting.opened(postgres.url()), rows)
+    numbers = [number for report in reports for number in report.numbers]
+    assert numbers == [number for number in range(64) if number != 20], "in order"
+    # Halves, each told of as it is there: 16, 4, the one that is refused, 1, 2, 8, 32.
+    assert len(reports) == 7
+    ((refused,),) = [report.refused for report in reports if report.refused]
+    assert refused.startswith(long[:20])
+    assert len(states(postgres)) == 63
+
+
+TRIGGER = (
+    "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.asset_id = 'u-2'"
+    " THEN RAISE EXCEPTION 'not this one' USING ERRCODE = '{code}'; END IF; RETURN NEW; END $$"
+)
+
+
+@pytest.mark.parametrize("code", ["P0001", "23514", "22023", "44000"])
+def test_what_a_trigger_of_the_users_refuses_is_a_row(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    monkeypatch.setenv("PG_SECRET", Postgres.environment["PG_SECRET"])
+    database = connecting.opened(postgres.url())
+    ResultsTable(database).prepare()
+    postgres.do(
+        TRIGGER.format(code=code),
+        f"CREATE TRIGGER t BEFORE INSERT ON {DEFAULT_TABLE} FOR EACH ROW EXECUTE FUNCTION refuse()",
+    )
+    reports = delivered(database, [row(f"u-{number}") for number in range(4)])
+    assert [report.refused[0][:17] for report in reports if report.refused] == ["u-2: not this one"]
+    assert set(states(postgres)) == {"u-0", "u-1", "u-3"}
+
+
+def test_a_locked_table_is_not_waited_for_for_ever(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With a limit of the account's own, which is shorter than the program's minute."""
+    monkeypatch.setenv("PG_SECRET", Postgres.environment["PG_SECRET"])
+    url = f"{postgres.url()}?options=-c%20lock_timeout%3D300"
+    asked = ["results", "create", "--results-db", url]
+    assert run_app(asked) == 0
+    postgres.do(f"ALTER TABLE {DEFAULT_TABLE} DROP COLUMN journal_id")
+    with postgres.connected() as other:
+        other.autocommit = False
+        other.execute(f"LOCK TABLE {DEFAULT_TABLE}")
+        assert run_app(asked) == 5
+    assert "Another session holds a lock" in capfd.readouterr().err
+    assert run_app(asked) == 0
+
+
+@pytest.mark.parametrize("limits", [Limits(lock_s=0.3, statement_s=60, silence_s=60),
+                                    Limits(statement_s=0.3, silence_s=60)])  # fmt: skip
+def test_the_programs_own_limits_end_a_wait(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch, limits: Limits
+) -> None:
+    monkeypatch.setenv("PG_SECRET", Postgres.environment["PG_SECRET"])
+    database = connecting.opened(postgres.url())
+    table = ResultsTable(database, limits=limits)
+    table.prepare()
+    with postgres.connected() as other:
+        other.autocommit = False
+        other.execute(f"LOCK TABLE {DEFAULT_TABLE}")
+        with pytest.raises(SetupError, match="timeout"), database.translated():
+            table.write([row()])
+    table.write([row()])
+    database.close()
+
+
+@pytest.mark.parametrize("after", [b"pg_catalog.version", b"COMMIT"])
+def test_a_server_that_falls_silent_is_cut_off(
+    postgres: Postgres, line: Muffler, monkeypatch: pytest.MonkeyPatch, after: bytes
+) -> None:
+    monkeypatch.setenv("PG_SECRET", Postgres.environment["PG_SECRET"])
+    line.after = after
+    database = connecting.opened(postgres.url(port=line.port))
+    table = ResultsTable(database, limits=Limits(statement_s=0.1, silence_s=60))
+    with pytest.raises(SetupError, match="has not answered for 3 s"), database.translated():
+        table.prepare()
+    line.after = b""
+    table.prepare()
+    table.write([row()])
+    database.close()
+    assert states(postgres) == {"u-1": "done"}
 
 
 def test_a_slow_reader_of_sqlite_is_waited_for(database: Database, backend: Backend) -> None:

@@ -90,8 +90,8 @@ def test_processes_give_what_threads_give(tmp_path: Path) -> None:
     ("kind", "how", "evidence"),
     [
         ("abort", "SIGABRT", "on purpose"),
-        ("segfault", "SIGSEGV", "Segmentation fault"),
-        ("exit", "exit code 7", ""),
+        pytest.param("segfault", "SIGSEGV", "Segmentation fault", marks=pytest.mark.slow),
+        pytest.param("exit", "exit code 7", "", marks=pytest.mark.slow),
         ("killed", "SIGKILL", ""),
     ],
 )
@@ -128,7 +128,9 @@ def test_what_dies_once_is_done_at_the_next_try_and_costs_its_neighbours_nothing
 
 
 @posix
-@pytest.mark.parametrize("kind", ["hang", "hang_in_native_code"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("hang", marks=pytest.mark.slow), "hang_in_native_code"]
+)
 def test_a_hang_is_ended_and_its_neighbours_are_not_to_blame(kind: str, tmp_path: Path) -> None:
     begun_s = time.monotonic()
     faults = {kind: [2], "delay_ms": 20}

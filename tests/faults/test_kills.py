@@ -136,7 +136,7 @@ def kill_programs(night: Night, kills: int, chance: random.Random, *, delay_ms: 
     ("isolation", "count", "kills"),
     [
         ("thread", 16, 4),
-        ("process", 16, 4),
+        pytest.param("process", 16, 4, marks=pytest.mark.slow),
         pytest.param("thread", 200, 200, marks=pytest.mark.slow),
         pytest.param("process", 200, 200, marks=pytest.mark.slow),
     ],

@@ -50,7 +50,7 @@ def is_open(path: Path, process: subprocess.Popen[str]) -> bool:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows lets nobody delete a file that is open")
-@pytest.mark.parametrize("isolation", ["thread", "process"])
+@pytest.mark.parametrize("isolation", ["thread", pytest.param("process", marks=pytest.mark.slow)])
 def test_each_malformed_recording_has_its_outcome(
     isolation: str, tmp_path: Path, children: list[subprocess.Popen[str]]
 ) -> None:

@@ -91,6 +91,7 @@ def on_ray(address: str, out: str, *arguments: object) -> list[object]:
 
 
 def slow_night(folder: Path, address: str) -> tuple[list[object], Path]:
+    folder.mkdir(exist_ok=True)
     write_manifest(folder, COUNT)
     words = on_ray(address, "out", "--engine", "ray:null", "-m", "null:400", "-v")
     return ["run", "manifest.json", *words], folder / "out"
@@ -107,15 +108,22 @@ def assert_all_done_by_the_way(out: Path) -> None:
     assert json.loads((out / "summary.json").read_text(encoding="utf-8"))["failed"] == 0
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        pytest.param(("--no-diarize", "--no-align"), id="words"),
-        pytest.param((), id="all", marks=pytest.mark.slow),
-    ],
-)
-def test_the_examples_are_what_a_local_run_makes_of_them(
-    nodes: Nodes, tmp_path: Path, words: tuple[str, ...]
+def test_one_cluster_does_the_examples_and_loses_a_worker_and_a_node(
+    nodes: Nodes, tmp_path: Path
+) -> None:
+    # One test: a cluster takes long to begin, and each worker of pytest would begin its own.
+    the_examples_are_what_a_local_run_makes_of_them(nodes, tmp_path, "--no-diarize", "--no-align")
+    a_worker_that_is_killed_costs_nothing(nodes, tmp_path / "killed")
+    a_node_that_is_removed_costs_nothing(nodes, tmp_path / "removed")
+
+
+@pytest.mark.slow
+def test_speakers_and_aligned_words_are_those_of_a_local_run(nodes: Nodes, tmp_path: Path) -> None:
+    the_examples_are_what_a_local_run_makes_of_them(nodes, tmp_path)
+
+
+def the_examples_are_what_a_local_run_makes_of_them(
+    nodes: Nodes, tmp_path: Path, *words: str
 ) -> None:
     folder = copied(tmp_path / "examples")
     local = run(folder, "-o", "local", *words)
@@ -154,6 +162,7 @@ def test_each_gpu_of_a_node_is_a_device(
     assert "ray:box/cuda:0 (H200)" in answer.err
 
 
+@pytest.mark.slow
 def test_the_driver_publishes_what_workers_hand_back(nodes: Nodes, tmp_path: Path) -> None:
     all_formats = ("--output-format", "txt,srt,vtt")
     write_manifest(tmp_path, 2)
@@ -169,7 +178,7 @@ def test_the_driver_publishes_what_workers_hand_back(nodes: Nodes, tmp_path: Pat
     assert text_outputs(tmp_path / "out") == text_outputs(tmp_path / "local")
 
 
-def test_a_worker_that_is_killed_costs_nothing(nodes: Nodes, tmp_path: Path) -> None:
+def a_worker_that_is_killed_costs_nothing(nodes: Nodes, tmp_path: Path) -> None:
     words, out = slow_night(tmp_path, nodes.both())
     log = tmp_path / "log.txt"
     with started(tmp_path, *words, env=environment(), log=log) as process:
@@ -183,7 +192,7 @@ def test_a_worker_that_is_killed_costs_nothing(nodes: Nodes, tmp_path: Path) -> 
     assert "died by" in log.read_text()
 
 
-def test_a_node_that_is_removed_costs_nothing(nodes: Nodes, tmp_path: Path) -> None:
+def a_node_that_is_removed_costs_nothing(nodes: Nodes, tmp_path: Path) -> None:
     words, out = slow_night(tmp_path, nodes.both())
     log = tmp_path / "log.txt"
     with started(tmp_path, *words, env=environment(), log=log) as process:
@@ -194,6 +203,7 @@ def test_a_node_that_is_removed_costs_nothing(nodes: Nodes, tmp_path: Path) -> N
     assert "has left the cluster" in log.read_text()
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_run_in_good_order(nodes: Nodes, tmp_path: Path) -> None:
     words, out = slow_night(tmp_path, nodes.both())
     log = tmp_path / "log.txt"
@@ -209,6 +219,7 @@ def test_ctrl_c_ends_a_run_in_good_order(nodes: Nodes, tmp_path: Path) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_nothing_of_its_own_ray(tmp_path: Path) -> None:
     write_manifest(tmp_path, COUNT)
     out, log = tmp_path / "out", tmp_path / "log.txt"

@@ -29,10 +29,15 @@ def check(
     endpoint: str | None = None,
     login: bool = False,
     folder: Path | None = None,
+    terminal: bool = True,
     locations: tuple[str, ...] = ("s3://recordings/a.wav",),
     **more: str,
 ) -> dict[str, Any]:
-    """What `aws.check` says to a process that lives in `home`."""
+    """What `aws.check` says to a process that lives in `home`.
+
+    Args:
+        terminal: whether one that may sign in has a terminal, where this system has such.
+    """
     question = {"profile": profile, "endpoint": endpoint, "login": login, "locations": locations}
     env = {key: value for key, value in environment().items() if not key.startswith("AWS_")}
     env |= {**home.environment, **more}
@@ -41,16 +46,19 @@ def check(
             return _answer(question)
     tests = str(Path(__file__).parents[1])
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [tests, env.get("PYTHONPATH")]))
+    leader, stdin = os.openpty() if login and terminal else (-1, subprocess.DEVNULL)
     done = subprocess.run(
         [sys.executable, "-m", "stores.asking", json.dumps(question)],
         env=env,
         cwd=folder,
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
+    if leader >= 0:
+        os.close(leader), os.close(stdin)
     assert done.returncode == 0, done.stderr
     return {**json.loads(done.stdout), "stderr": done.stderr}
 

@@ -146,6 +146,21 @@ def test_aws_login_runs_it_and_looks_again(
     assert "Attempting to open a browser" in answer["stderr"], "standard output is for data"
 
 
+def test_aws_login_asks_nobody_without_a_terminal(
+    home: Home, center: IdentityCenter, tmp_path: Path
+) -> None:
+    del center
+    home.sso()
+    home.token("access-old", ends_in_s=-60)
+    log = tmp_path / "asked"
+    path = stub_aws(tmp_path / "bin", f"open({str(log)!r}, 'w')\n")
+    answer = check(home, profile="night", login=True, terminal=False, PATH=path)
+    assert answer["kind"] == "SignInExpired"
+    assert "there is no terminal" in answer["error"]
+    assert answer["remedy"] == "Run `aws sso login --profile night` on a terminal before."
+    assert not log.exists() and not answer["said"]
+
+
 def test_aws_login_that_fails_helps_nothing_or_is_not_installed(
     home: Home, center: IdentityCenter, tmp_path: Path
 ) -> None:
@@ -208,7 +223,6 @@ def test_a_role_that_wants_a_code_is_refused_before_it_asks(home: Home) -> None:
         ("InvalidClientTokenId", "AWS does not accept the keys of the default AWS profile"),
         ("SignatureDoesNotMatch", "AWS does not accept the keys of the default AWS profile"),
         ("RequestTimeTooSkewed", "this machine's time"),
-        ("AccessDenied", "AWS refuses the default AWS profile"),
     ],
 )
 def test_what_sts_refuses(home: Home, s3: S3, code: str, said: str) -> None:
@@ -216,6 +230,16 @@ def test_what_sts_refuses(home: Home, s3: S3, code: str, said: str) -> None:
     answer = check(home, **KEYS)
     assert said in answer["error"]
     assert answer["remedy"] and "canary" not in json.dumps(answer)
+
+
+@pytest.mark.parametrize("code", ["AccessDenied", "AccessDeniedException"])
+def test_an_sts_that_will_not_say_ends_nothing(home: Home, s3: S3, code: str) -> None:
+    s3.rule(Rule("error", kind="STS", status=403, code=code))
+    answer = check(home, **KEYS)
+    assert answer["found"]["arn"] == ""
+    assert answer["found"]["unasked"] == f"STS answers {code}"
+    (said,) = answer["said"]
+    assert "S3 may let it in" in said and "canary" not in said
 
 
 def test_expired_credentials_of_the_environment(home: Home, s3: S3) -> None:

@@ -25,6 +25,7 @@ def found(answer: Answer, name: str) -> list[tuple[str, str]]:
     return [(each["status"], each["message"]) for each in checks if each["name"] == name]
 
 
+@pytest.mark.slow
 def test_the_doctor_says_who_the_run_would_be(cli: Cli, s3: S3) -> None:
     flags = ("--output-dir", s3.url("out"), "--s3-endpoint", s3.endpoint, "--json")
     answer = cli("doctor", *flags)
