@@ -216,6 +216,4 @@ _TO_ESCAPE = re.compile(r"[^\x00-\x7e]+")  # DEL steers terminals, and JSON lets
 
 
 def _ascii(text: str) -> str:
-    return _TO_ESCAPE.sub(
-        lambda found: json.dumps(found[0])[1:-1].replace("\x7f", "\\u007f"), text
-    )
+    return _TO_ESCAPE.sub(lambda found: json.dumps(found[0])[1:-1].replace("\x7f", "\\u007f"), text)

@@ -4,8 +4,8 @@
 
 Ray ends most of its processes with the program that started them, and leaves some for minutes. This
 one waits for the end of its standard input, which is the death of the run, and then ends all whose
-environment bears the mark, or who writes into Ray's folder, and removes the folder. A run that ends by
-itself ends this first.
+environment bears the mark, or who writes into Ray's folder, and removes the folder. A run that ends
+by itself ends this first.
 """
 
 from __future__ import annotations

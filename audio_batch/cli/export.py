@@ -90,7 +90,8 @@ def export(
             _journal_written(journal, written)
     if not count and (not bad or not (found or is_a_runs)):
         raise UsageError(
-            f"{redact(str(output_dir))} holds no transcripts.", remedy="Name the --output-dir of a run."
+            f"{redact(str(output_dir))} holds no transcripts.",
+            remedy="Name the --output-dir of a run.",
         )
     names_written = {file.format for file in written}
     formats = ", ".join(name for name in FORMATS if name in names_written) or "nothing but JSON"
