@@ -63,6 +63,7 @@ def test_what_a_slow_device_holds_at_the_end_is_done_by_a_fast_one(
     assert "Nothing to do" in again.stderr
 
 
+@pytest.mark.slow
 def test_without_copies_the_slow_device_is_waited_for(stub_dir: Path, tmp_path: Path) -> None:
     write_manifest(tmp_path, 4, duration_s=1.0)
     done = night(stub_dir, tmp_path, "null:cuda:0=100,cuda:1=3000", "--no-backup-copies")

@@ -387,7 +387,9 @@ def windows_of_8_s(count: int) -> NDArray[np.float32]:
 CUDA_MEMORY = RuntimeError("CUDA failed with error out of memory")
 
 
-@pytest.mark.parametrize("trouble", [CUDA_MEMORY, MemoryError("std::bad_alloc")])
+@pytest.mark.parametrize(
+    "trouble", [CUDA_MEMORY, pytest.param(MemoryError("std::bad_alloc"), marks=pytest.mark.slow)]
+)
 def test_out_of_memory_makes_batches_smaller_for_good(
     demo: models.ModelReference,
     trouble: Exception,

@@ -57,6 +57,7 @@ def wait_until_running(folder: Path, process: subprocess.Popen[str], done: int =
     pytest.fail(f"it ended before it began: {process.communicate()[0]}")
 
 
+@pytest.mark.slow
 def test_ten_kills_lose_nothing_double_nothing_and_tear_nothing(
     cli: Cli, tmp_path: Path, children: Children
 ) -> None:
@@ -101,7 +102,7 @@ def done_stamps(folder: Path) -> dict[str, float | None]:
 
 
 @posix
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", ["SIGINT", pytest.param("SIGTERM", marks=pytest.mark.slow)])
 def test_a_signal_finishes_what_runs_and_a_rerun_goes_on(
     cli: Cli, tmp_path: Path, children: Children, name: str
 ) -> None:

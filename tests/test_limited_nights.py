@@ -27,7 +27,8 @@ def test_what_would_not_be_done_in_time_is_left_for_the_next_run(cli: Cli, tmp_p
     assert answer.code == 130, answer.err
     assert "The time is up" in answer.err
     told = summary(tmp_path)
-    assert 1 <= told["done"] < 10
+    # Two at a time, one of them read ahead, of a second each.
+    assert 1 <= told["done"] <= 12
     assert told["failed"] == 0
     again = cli("run", manifest, *NULL, "--model", "null")
     assert again.code == 0, again.err

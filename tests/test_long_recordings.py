@@ -217,7 +217,7 @@ def in_one_pass(model: Any, samples: NDArray[np.float32], batch_size: int, vad: 
     return words_of(segments)
 
 
-@pytest.mark.parametrize("batch_size", [8, 1])
+@pytest.mark.parametrize("batch_size", [8, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("minutes", [11, pytest.param(40, marks=pytest.mark.slow)])
 def test_a_long_recording_is_heard_as_in_one_pass(
     recognizer: WhisperRecognizer, batch_size: int, minutes: int

@@ -73,6 +73,7 @@ def test_the_slow_gpu_stays_idle_at_the_end_as_in_the_simulation(
     assert shares(done) == simulated("earliest-finish", 6) == {"cuda:0": 5, "cuda:1": 1}
 
 
+@pytest.mark.slow
 def test_the_next_run_knows_the_slow_gpu_from_its_beginning(stub_dir: Path, tmp_path: Path) -> None:
     model = ("--policy", "earliest-finish", "--model", "null:cuda:0=0.3x,cuda:1=3x")
     write_manifest(tmp_path, 2, duration_s=1.0)
@@ -84,6 +85,7 @@ def test_the_next_run_knows_the_slow_gpu_from_its_beginning(stub_dir: Path, tmp_
     assert shares(run(stub_dir, tmp_path, *model)) == {"cuda:0": 2}
 
 
+@pytest.mark.slow
 def test_first_come_gives_the_slow_gpu_the_last_job_as_in_the_simulation(
     stub_dir: Path, tmp_path: Path
 ) -> None:

@@ -103,6 +103,7 @@ def wait_until_diarizing(out: Path, process: subprocess.Popen[str]) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_a_diarization_that_always_fails_leaves_every_transcript(cli: Cli, tmp_path: Path) -> None:
     manifest = recordings(tmp_path, "dialogue", "door-code", "phone-number")
     broken = tmp_path / "broken-pipeline"

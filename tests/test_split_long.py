@@ -87,6 +87,7 @@ def _heard(journal: Path) -> list[str]:
     return [record.part for records in found.values() for record in records]
 
 
+@pytest.mark.slow
 def test_an_interrupted_division_counts_as_no_attempt(tmp_path: Path) -> None:
     write_manifest(tmp_path, 1, duration_s=LONG_S)
     process = start(tmp_path, "--engine", "null", "--model", "null:0.005x", "--threads", "1")

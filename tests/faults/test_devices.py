@@ -74,6 +74,7 @@ def test_a_device_that_dies_half_way_costs_no_asset(stub_dir: Path, tmp_path: Pa
     assert list(summary(tmp_path)["devices_out"]) == ["cuda:1"]
 
 
+@pytest.mark.slow
 def test_a_lost_device_can_be_made_a_failure(stub_dir: Path, tmp_path: Path) -> None:
     write_manifest(tmp_path, 16)
     faults = {"delay_ms": 400, "cannot_load": ["cuda:1"]}
@@ -146,6 +147,7 @@ def test_models_that_do_not_fit_are_loaded_smaller(stub_dir: Path, tmp_path: Pat
     assert "does not fit" in answer.err
 
 
+@pytest.mark.slow
 def test_the_last_device_is_given_up_when_it_says_itself_that_it_fails(
     stub_dir: Path, tmp_path: Path
 ) -> None:

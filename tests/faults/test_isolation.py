@@ -147,6 +147,7 @@ def test_a_hang_is_ended_and_its_neighbours_are_not_to_blame(kind: str, tmp_path
         assert {entry.attempts for entry in found.values()} == {1}
 
 
+@pytest.mark.slow
 @posix
 def test_a_thread_that_hangs_is_left_behind(tmp_path: Path) -> None:
     answer = night(

@@ -71,6 +71,7 @@ def test_a_chosen_device_is_the_only_one_used(stub_dir: Path, tmp_path: Path) ->
     assert "cuda:2" in missing.stderr
 
 
+@pytest.mark.slow
 def test_a_gpu_that_disappears_costs_no_asset(stub_dir: Path, tmp_path: Path) -> None:
     write_manifest(tmp_path, 40)
     gpus = [stub_nvml.gpu(0), stub_nvml.gpu(1, lost_after=2)]
