@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import faulty_engine
+import pytest
 import stub_nvml
 from program import Answer, command, environment, write_manifest
 

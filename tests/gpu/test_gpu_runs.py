@@ -8,6 +8,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
 import stub_nvml
 from program import command, environment, write_manifest
 
