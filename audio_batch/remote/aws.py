@@ -136,7 +136,9 @@ def who(access: Access) -> Identity:
             return Identity("", method, why, ends_at)
         except boto.ClientError as error:
             code = error.response.get("Error", {}).get("Code", "")
-            if code not in _UNTOLD:
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            ailing = status >= 500 or status == 429  # of itself, whoever asks
+            if code not in _UNTOLD and not ailing:
                 raise
             return Identity("", method, f"STS answers {code}", ends_at, refused=True)
         return Identity(arn, method, "", ends_at)

@@ -232,9 +232,12 @@ def test_what_sts_refuses(home: Home, s3: S3, code: str, said: str) -> None:
     assert answer["remedy"] and "canary" not in json.dumps(answer)
 
 
-@pytest.mark.parametrize("code", ["AccessDenied", "AccessDeniedException"])
-def test_an_sts_that_will_not_say_ends_nothing(home: Home, s3: S3, code: str) -> None:
-    s3.rule(Rule("error", kind="STS", status=403, code=code))
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [("AccessDenied", 403), ("AccessDeniedException", 403), ("InternalError", 500)],
+)
+def test_an_sts_that_will_not_say_ends_nothing(home: Home, s3: S3, code: str, status: int) -> None:
+    s3.rule(Rule("error", kind="STS", status=status, code=code))
     answer = check(home, **KEYS)
     assert answer["found"]["arn"] == ""
     assert answer["found"]["unasked"] == f"STS answers {code}"
