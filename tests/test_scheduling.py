@@ -580,7 +580,7 @@ def test_settings_of_the_moment_are_named(
     env_kept = {**with_path(tmp_path / "bin", STUB_TAB=str(tab)), **os.environ}
     env_kept["PATH"] = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
     answer = ended(
-        ["python3", "-m", "audio_batch", "schedule", "install", "--scheduler", "cron", *words],
+        [sys.executable, "-m", "audio_batch", "schedule", "install", "--scheduler", "cron", *words],
         tmp_path,
         env_kept,
     )
