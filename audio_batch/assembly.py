@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from audio_batch import models
+from audio_batch import models, ray_flags
 from audio_batch.config import Settings
 from audio_batch.engines import DEFAULT_ENGINE, check_engine
 from audio_batch.engines.cuda import COMPUTE_TYPES
 from audio_batch.errors import SetupError, UsageError
 from audio_batch.formats import parse_formats
 from audio_batch.gpu.balancer import Balancer
-from audio_batch.gpu.capacity import default_max_per_gpu, parse_max_per_gpu
+from audio_batch.gpu.capacity import default_max_per_gpu, later_max_per_gpu, parse_max_per_gpu
 from audio_batch.gpu.cuda import pin_device_order
 from audio_batch.gpu.devices import CPU, Device, resolve_devices
 from audio_batch.gpu.policies import EARLIEST_FINISH, POLICIES
@@ -27,6 +27,7 @@ from audio_batch.gpu.probe import Sampler
 from audio_batch.host_memory import available_bytes
 from audio_batch.languages import asked_language
 from audio_batch.options import (
+    DEFAULT_OUTAGE_WAIT_S,
     DecodingOptions,
     RunOptions,
     SpeakerLimits,
@@ -35,10 +36,11 @@ from audio_batch.options import (
 from audio_batch.time_limits import parse_duration_s
 
 if TYPE_CHECKING:
+    from audio_batch.arrivals import Arrival, Lookout
     from audio_batch.manifest import Asset
     from audio_batch.output_folder import OutputFolder
     from audio_batch.pools.hosts import Host
-    from audio_batch.ray_cluster import Cluster
+    from audio_batch.ray_cluster import Cluster, Spot
 
 DEFAULT_FORMATS = ("json", "txt", "srt")
 _WITNESSES = 100
@@ -56,21 +58,7 @@ def build_options(settings: Settings, model: models.ModelReference) -> RunOption
     engine = settings.recognizer or DEFAULT_ENGINE
     check_engine(engine)
     on_ray = settings.executor == "ray"
-    if not on_ray and (settings.ray_address or settings.ray_results):
-        named = "--ray-address" if settings.ray_address else "--ray-results"
-        raise UsageError(
-            f"{named} has no effect without --engine ray.", remedy="Add it, or leave that out."
-        )
-    if on_ray and settings.cpu_fallback:
-        raise UsageError(
-            "--cpu-fallback has no effect with --engine ray.",
-            remedy="Leave it out; --device cpu uses the cores of every node.",
-        )
-    if on_ray and settings.isolation == "thread":
-        raise UsageError(
-            "--isolation thread has no effect with --engine ray: workers are processes.",
-            remedy="Leave it out.",
-        )
+    ray_flags.check(settings)
     if settings.vad_method == "pyannote":
         raise UsageError(
             "--vad-method pyannote is not part of this version.", remedy="Use silero or none."
@@ -121,6 +109,7 @@ def build_options(settings: Settings, model: models.ModelReference) -> RunOption
         executor=settings.executor,
         ray_address=settings.ray_address,
         ray_results=settings.ray_results or "auto",
+        ray_workers=settings.ray_workers,
         batch_size=batch_size,
         compute_type=compute_type,
         device=_device_spec(settings),
@@ -143,6 +132,7 @@ def build_options(settings: Settings, model: models.ModelReference) -> RunOption
         damaged=settings.damaged or "flag",
         max_attempts=settings.max_attempts or 3,
         retry_delay_s=2.0 if settings.retry_delay is None else settings.retry_delay,
+        outage_wait_s=_outage_wait_s(settings.outage_wait),
         fail_fast=bool(settings.fail_fast),
         overwrite=bool(settings.overwrite),
         retry_failed=bool(settings.retry_failed),
@@ -153,6 +143,12 @@ def build_options(settings: Settings, model: models.ModelReference) -> RunOption
         fail_on_degraded=bool(settings.fail_on_degraded),
         limits=SpeakerLimits(settings.num_speakers, settings.min_speakers, settings.max_speakers),
     )
+
+
+def _outage_wait_s(text: str | None) -> float:
+    if text is None:
+        return DEFAULT_OUTAGE_WAIT_S
+    return 0.0 if text.strip() == "0" else parse_duration_s(text, "--outage-wait")
 
 
 def _positive(settings: Settings, *names: str) -> None:
@@ -211,16 +207,32 @@ class Fleet:
     """The devices of a run, with what watches and shares them. A context manager.
 
     `reserve` is a device beside `devices` that takes part when all of them are out, or None.
-    `cluster` is where they are, None for this machine.
+    `threads` is how many assets there are to be at a time at most, None for as many as `caps` say.
+    `cluster` is where they are, None for this machine; `lookout` looks for more of them there.
     """
 
     devices: tuple[Device, ...]
     caps: dict[str, int]
     balancer: Balancer
     sampler: Sampler
-    workers: int
+    threads: int | None = None
     reserve: Device | None = None
     cluster: Cluster | None = None
+    lookout: Lookout | None = None
+
+    @property
+    def workers(self) -> int:
+        """Assets that are worked on at a time."""
+        total = sum(self.caps[device.id] for device in self.devices)
+        return min(total, self.threads) if self.threads else total
+
+    def add(self, arrival: Arrival) -> None:
+        """Take in a device that joins, or one that was out."""
+        device = arrival.device
+        others = (other for other in self.devices if other.id != device.id)
+        self.caps[device.id] = arrival.slots
+        self.devices = (*others, device)
+        self.balancer.add(device, arrival.slots)
 
     def __enter__(self) -> Fleet:
         return self
@@ -263,7 +275,6 @@ def open_fleet(options: RunOptions, *, output: str = "", assets: Sequence[Asset]
             )
         reserve = CPU if options.cpu_fallback and CPU not in devices else None
         everywhere = devices if reserve is None else (*devices, reserve)
-        total = sum(caps.values())
         if reserve is not None:
             caps[reserve.id] = 1
         # The earliest finish is planned by the runner, which asks for slots of a device.
@@ -272,42 +283,60 @@ def open_fleet(options: RunOptions, *, output: str = "", assets: Sequence[Asset]
     except BaseException:
         sampler.stop()
         raise
-    workers = min(total, options.threads) if options.threads else total
-    return Fleet(devices, caps, balancer, sampler, workers, reserve)
+    return Fleet(devices, caps, balancer, sampler, options.threads, reserve)
 
 
 def _open_cluster(options: RunOptions, output: str, assets: Sequence[Asset]) -> Fleet:
     from audio_batch import ray_cluster, ray_devices
+    from audio_batch.ray_lookout import RayLookout
+    from audio_batch.ray_reports import Needs
 
     some = (asset.path for asset in itertools.islice(assets, _WITNESSES))
-    witnesses = [str(path) for path in some if path is not None][:1]
+    witnesses = tuple(str(path) for path in some if path is not None)[:1]
+    needs = Needs(witnesses, output)
     # Nobody tells how busy the devices of a cluster are: it is never started.
     sampler = Sampler()
-    ray_devices.kind_of(options.device)  # a slip is told before Ray is started
     cluster = ray_cluster.connect(options.ray_address)
     try:
-        devices = ray_devices.find_devices(
-            cluster, options.device, witnesses=witnesses, output=output
-        )
+        wanted = min(options.ray_workers or 0, len(assets))
+        devices = ray_devices.find_devices(cluster, options.device, needs, workers=wanted)
         if options.max_per_gpu is not None:
             caps = parse_max_per_gpu(options.max_per_gpu, devices)
         else:
-            caps = {}
-            for spot in cluster.spots.values():
-                caps |= default_max_per_gpu(
-                    [spot.device],
-                    cores=spot.cores,
-                    free_bytes=spot.free_bytes,
-                    need_bytes=_HOST_BYTES_PER_TASK,
-                )
-        total = sum(caps.values())
+            caps = {device.id: _slots_there(cluster.spots[device.id]) for device in devices}
         policy = options.policy if options.policy in POLICIES else "least-loaded"
         balancer = Balancer(devices, caps, sampler, policy=policy)
     except BaseException:
         cluster.close()
         raise
-    workers = min(total, options.threads) if options.threads else total
-    return Fleet(devices, caps, balancer, sampler, workers, cluster=cluster)
+
+    def slots_of(spot: Spot) -> int:
+        if options.max_per_gpu is not None:
+            return later_max_per_gpu(options.max_per_gpu)
+        return _slots_there(spot)
+
+    lookout = RayLookout(
+        cluster,
+        options.device,
+        needs,
+        slots_of,
+        workers=options.ray_workers,
+        driver_publishes=options.ray_results == "driver" or not cluster.workers_publish,
+    )
+    return Fleet(
+        devices, caps, balancer, sampler, options.threads, cluster=cluster, lookout=lookout
+    )
+
+
+def _slots_there(spot: Spot) -> int:
+    """How many tasks a device of a cluster takes when nobody says."""
+    caps = default_max_per_gpu(
+        [spot.device],
+        cores=spot.cores,
+        free_bytes=spot.free_bytes,
+        need_bytes=_HOST_BYTES_PER_TASK,
+    )
+    return caps[spot.device.id]
 
 
 def open_host(fleet: Fleet, folder: OutputFolder, settings: Settings) -> Host:

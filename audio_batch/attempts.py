@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from audio_batch.errors import AssetError, DeviceError, ErrorKind, SetupError, UsageError
+from audio_batch.errors import AssetError, Away, DeviceError, ErrorKind, SetupError, UsageError
 from audio_batch.text import redact
 
 _log = logging.getLogger("audio_batch.pipeline")
@@ -36,12 +36,16 @@ class StageClock:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a stage failed, as plain values. `device_failed`: the device's fault, not the asset's."""
+    """Why a stage failed, as plain values.
+
+    `device_failed`: the device's fault, not the asset's; `away`: the store's.
+    """
 
     kind: ErrorKind
     text: str
     transient: bool = False
     device_failed: bool = False
+    away: Away | None = None
 
     @classmethod
     def of(cls, error: Exception, what: str) -> Failure:
@@ -52,7 +56,8 @@ class Failure:
             # The model folder broke under the run: nothing of it is this asset's fault.
             return cls(ErrorKind.MODEL, redact(str(error)), device_failed=True)
         if isinstance(error, AssetError):
-            return cls(error.kind, redact(str(error)), transient=error.transient)
+            text = redact(str(error))
+            return cls(error.kind, text, transient=error.transient, away=error.away)
         if isinstance(error, MemoryError):
             text = "There was not enough memory for this asset. Run fewer at a time (--threads)."
             return cls(ErrorKind.OUT_OF_MEMORY, text, transient=True)

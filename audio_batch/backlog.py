@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import time
 from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
@@ -15,6 +16,7 @@ from typing import Any
 from audio_batch.feeding import Feed, ListFeed
 from audio_batch.flights import Flights
 from audio_batch.guards import Guards
+from audio_batch.holds import Holds
 from audio_batch.plan import Planned
 from audio_batch.time_limits import fits
 from audio_batch.watchdog import Expectation
@@ -27,6 +29,8 @@ Cut = Callable[[Planned], Iterable[Planned]]
 
 WINDOW = 20_000
 """So many are looked over at a time: 40 MB. What comes later in the feed is not begun before."""
+_FIRST = -math.inf
+"""The rank of what comes before everything else."""
 _PORTION = 1000
 """So many are taken from the feed at once, once as many are missing: no outcome waits for long."""
 
@@ -36,14 +40,20 @@ class Backlog:
 
     Args:
         rank: in which order things are begun; without it in the order in which they are added.
+        holds: what keeps those whose store is away.
     """
 
     def __init__(
-        self, guards: Guards, expectation: Expectation, rank: Rank = lambda _planned: ()
+        self,
+        guards: Guards,
+        expectation: Expectation,
+        rank: Rank = lambda _planned: (),
+        holds: Holds | None = None,
     ) -> None:
         self._guards = guards
         self._expectation = expectation
         self._rank = rank
+        self._holds = holds if holds is not None else Holds()
         # Sorted tuples of a rank, a ticket and the asset, flat since there may be a million. The
         # ticket, unlike any other, keeps assets from being compared.
         self._todo: list[tuple[Any, ...]] = []
@@ -58,13 +68,24 @@ class Backlog:
         self._in_parts_left_out: set[str] = set()
 
     def __len__(self) -> int:
-        return len(self._todo) + len(self._later) + len(self._feed)
+        return len(self._todo) + len(self._later) + len(self._feed) + len(self._holds)
+
+    @property
+    def only_held(self) -> bool:
+        """Whether nothing is left but what waits for its store."""
+        fed = self._holds.full or not len(self._feed)
+        return fed and not (self._todo or self._later)
 
     def assets_left(self, at_work: Iterable[str]) -> int:
         """How many assets there are with those at work; of one in parts many jobs may be left."""
-        here = {entry[-1].asset.id for entry in itertools.chain(self._todo, self._later)}
+        here = {planned.asset.id for planned in self._here()}
         in_part = here.union(at_work, self._in_parts_left_out)
         return len(in_part) + len(self._feed) + self._whole_left_out
+
+    def _here(self) -> Iterator[Planned]:
+        """All that has come from the feed."""
+        yield from (entry[-1] for entry in itertools.chain(self._todo, self._later))
+        yield from self._holds
 
     @property
     def left_out(self) -> int:
@@ -82,8 +103,9 @@ class Backlog:
             self._leave_out()
         self._too_late = False
         room = WINDOW - len(self._todo)
-        if room >= min(_PORTION, len(self._feed)) > 0:
-            portion = WINDOW if room == WINDOW else _PORTION
+        if room >= min(_PORTION, len(self._feed)) > 0 and not self._holds.full:
+            # Of more than that the first ones come first, and need not wait for the others.
+            portion = WINDOW if room == WINDOW >= len(self._feed) else _PORTION
             self.add(*(one for item in self._feed.take(portion) for one in self._cut(item)))
 
     def _leave_out(self) -> None:
@@ -108,16 +130,31 @@ class Backlog:
         self._too_late = False  # nobody has asked yet whether these would be done in time
         if len(planned) > 1:
             for item in planned:
-                self._todo.append(self._entry(item, next(self._last)))
+                if not self._holds.keep(item):
+                    self._todo.append(self._entry(item, next(self._last)))
             self._todo.sort()
         else:
             for item in planned:
-                insort(self._todo, self._entry(item, next(self._last)))
+                if not self._holds.keep(item):
+                    insort(self._todo, self._entry(item, next(self._last)))
 
     def put_back(self, planned: Planned) -> None:
         """Put an asset before those of its rank: it was nobody's fault that it was not done."""
         self._too_late = False
-        insort(self._todo, self._entry(planned, next(self._first)))
+        if not self._holds.keep(planned):
+            insort(self._todo, self._entry(planned, next(self._first)))
+
+    def set_aside(self) -> None:
+        """A store is held: what waits for it leaves the queue, but for what is to be tried."""
+        self._todo = [
+            entry for entry in self._todo if entry[0] == _FIRST or not self._holds.keep(entry[-1])
+        ]
+
+    def take_tries(self, now_s: float) -> None:
+        """Put those before all others whose store is to be tried again."""
+        for planned in self._holds.due(now_s):
+            self._too_late = False
+            insort(self._todo, (_FIRST, next(self._first), planned))
 
     def _entry(self, planned: Planned, ticket: int) -> tuple[Any, ...]:
         return (*self._rank(planned), ticket, planned)
@@ -134,7 +171,7 @@ class Backlog:
 
     def due_in_s(self) -> float | None:
         """Seconds until the next delay is over; None where there is none."""
-        if self._too_late and len(self._feed):
+        if len(self._feed) and (self._too_late or not (self._todo or self._holds.full)):
             return 0.0
         return max(0.0, self._later[0][0] - time.monotonic()) if self._later else None
 
@@ -190,8 +227,7 @@ class Backlog:
         left_s = self._guards.time.left_s()
         if left_s is None or not len(self) or (left_s > 0 and len(self._feed)):
             return False
-        here = itertools.chain(self._todo, self._later)
-        return not any(self._in_time(entry[-1], in_service, left_s) for entry in here)
+        return not any(self._in_time(planned, in_service, left_s) for planned in self._here())
 
     def _in_time(self, planned: Planned, in_service: Sequence[str], left_s: float) -> bool:
         duration_s = planned.asset.duration_s if planned.part is None else planned.part.length_s

@@ -156,12 +156,14 @@ class Settings(BaseModel):
     s3_endpoint: str | None = None
     aws_profile: str | None = None
     aws_login: bool | None = None
+    outage_wait: Text | None = None
     # Databases
     results_db: str | None = None
     results_table: str | None = None
     # Cluster
     ray_address: str | None = None
     ray_results: Literal["auto", "workers", "driver"] | None = None
+    ray_workers: int | None = None
     # Input
     audio_stream: int | None = None
     max_duration: float | None = None

@@ -1,6 +1,7 @@
 """The devices of a run as their workers see them: loading, dying, beginning anew, being given up.
 
     load_all            every device's models side by side; whoever is ready begins
+    welcome             one that joins later, or is back
     begin_anew          hold the device → end and begin its process → load → resume
     strike              it died: begin anew, or give it up after too many deaths in a row
 
@@ -257,6 +258,19 @@ class Crew:
     def convict(self, asset: str) -> None:
         """It was the asset: the deaths that it brought are taken off the devices' count."""
         self._strikes.subtract(self._blame.pop(asset, Counter()))
+
+    # -- joining ----------------------------------------------------------------------------------
+
+    def welcome(self, device: str) -> None:
+        """Load the models of a device that the balancer has just taken in.
+
+        Whatever had befallen one of that name before is forgotten: it was another machine.
+        """
+        self._strikes.pop(device, None)
+        self._struck.pop(device, None)
+        self._due_s.pop(device, None)
+        self._result.devices_out.pop(device, None)
+        self.begin_anew(device)
 
     # -- going out --------------------------------------------------------------------------------
 

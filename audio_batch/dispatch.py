@@ -8,7 +8,7 @@ asset may be read ahead.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 
 from audio_batch.ahead import Ahead
@@ -117,7 +117,7 @@ class Dispatch:
         failed_on: Mapping[str, Set[str]],
         pace: Pace,
         isolated: bool,
-        workers: int,
+        workers: Callable[[], int],
     ) -> None:
         self._planned_finish = options.policy == EARLIEST_FINISH
         self._guards = guards
@@ -140,7 +140,7 @@ class Dispatch:
         Raises:
             SetupError: there is something to do, nothing at work, and no device left.
         """
-        if not self._backlog.waiting or self._flights.held >= self._workers:
+        if not self._backlog.waiting or self._flights.held >= self._workers():
             return None
         eligible = (
             chosen

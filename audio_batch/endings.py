@@ -2,6 +2,7 @@
 
 end ── nobody needs it (another device has done the same) → lose
     └─ commit ── the night's fault: the asset goes back, uncounted
+              ├─ its store is away → Holds, uncounted
               ├─ a part → partings, and after the last one the whole asset
               ├─ it may pass → again after a growing delay
               └─ it stands → journal.finish → count, learn
@@ -20,16 +21,17 @@ from audio_batch.backlog import Backlog
 from audio_batch.control import Pause, StopControl
 from audio_batch.crew import Crew
 from audio_batch.dispatch import Dispatch
-from audio_batch.errors import ErrorKind, SetupError
+from audio_batch.errors import Away, ErrorKind, SetupError
 from audio_batch.flights import Flight, Flights, carried_on
 from audio_batch.guards import Guards
+from audio_batch.holds import Holds
 from audio_batch.journal import Journal
 from audio_batch.mishaps import Mishaps
 from audio_batch.options import RunOptions
 from audio_batch.outcome import Outcome, RunResult, State
 from audio_batch.partings import Partings
 from audio_batch.pipeline import Job, source_identity
-from audio_batch.plan import due_for_redo, redo_of, stands_all_the_same
+from audio_batch.plan import Planned, due_for_redo, redo_of, stands_all_the_same
 from audio_batch.pools import Pool
 from audio_batch.watchdog import Expectation
 
@@ -60,6 +62,7 @@ class Endings:
     result: RunResult
     emit: Callable[[events.Event], None]
     now_s: Callable[[], float]
+    holds: Holds = field(default_factory=Holds)
     litter: list[str] = field(default_factory=list)
     """Files below the state folder that nobody needs once what is done now is committed."""
     mishaps: Mishaps = field(init=False)
@@ -74,6 +77,7 @@ class Endings:
         self._remove(flight, outcome)
         if outcome.superseded:  # and whoever it was has died before telling
             self.backlog.put_back(flight.planned)
+            self.holds.lost(flight.job.key, self.now_s())
             self.journal.finish(replace(outcome, state=State.INTERRUPTED), counts=False)
             return
         self._commit(flight, outcome, worker)
@@ -107,6 +111,7 @@ class Endings:
         """A job has ended that nobody needs."""
         self._remove(flight, flight.outcome(State.INTERRUPTED))
         job = flight.job
+        self.holds.lost(job.key, self.now_s())
         self.emit(events.AssetDropped(job.asset.id, job.share, job.device))
 
     def _remove(self, flight: Flight, outcome: Outcome) -> None:
@@ -124,6 +129,7 @@ class Endings:
     def interrupted(self, flight: Flight, outcome: Outcome, counts: bool) -> None:
         """A job has ended without an outcome of its own; its asset is in the backlog again."""
         self._remove(flight, outcome)
+        self.holds.lost(flight.job.key, self.now_s())
         if flight.job.part is not None:
             return  # its asset is still at work
         self.journal.finish(outcome, counts=counts)
@@ -139,6 +145,10 @@ class Endings:
             self.backlog.put_back(planned)
             self._not_this_time(flight, outcome)
             raise SetupError(outcome.error_text or "The disk is full.")
+        if outcome.away is None:
+            self.holds.ended(flight, outcome, self.now_s())
+        elif self._held(flight, planned, outcome, outcome.away, worker):
+            return
         if outcome.device_failed and self.mishaps.is_the_devices_fault(job):
             # Last in line: should it be the asset after all, the others have been done by then.
             self.backlog.add(planned)
@@ -183,6 +193,24 @@ class Endings:
         if outcome.state in (State.FAILED, State.INCOMPLETE) and not pending:
             self._after_failure()
 
+    def _held(
+        self, flight: Flight, planned: Planned, outcome: Outcome, away: Away, worker: str
+    ) -> bool:
+        """Whether an asset whose store is away waits for it; then no attempt counts."""
+        if outcome.source is not None:
+            planned = replace(planned, source=outcome.source)  # what is kept was made of it
+        back = self.holds.failed(flight, planned, away, self.now_s())
+        if back is None:
+            return False
+        if not flight.job.copy:
+            self.tries[flight.job.key] -= 1
+        self.tries.subtract(back)
+        if any(back.values()):
+            self.journal.take_back(back)
+        self._not_this_time(flight, outcome)
+        self._tell_finished(flight, outcome, worker, again_in_s=0.0, waits=True)
+        return True
+
     def _not_this_time(self, flight: Flight, outcome: Outcome) -> None:
         """Journal that an attempt was broken off and does not count; a part's asset goes on."""
         if flight.job.part is None:
@@ -225,6 +253,7 @@ class Endings:
     def _forget(self, flight: Flight, outcome: Outcome) -> None:
         """Nothing more is done of the asset in this run: there may be a million."""
         asset_id = outcome.asset_id
+        self.holds.settled(flight.job.key)
         self.tries.pop(flight.job.key, None)
         self.tries.pop(asset_id, None)
         self.positions.pop(asset_id, None)
@@ -232,7 +261,13 @@ class Endings:
         self.mishaps.forget(asset_id, done=done)
 
     def _tell_finished(
-        self, flight: Flight, outcome: Outcome, worker: str, *, again_in_s: float | None
+        self,
+        flight: Flight,
+        outcome: Outcome,
+        worker: str,
+        *,
+        again_in_s: float | None,
+        waits: bool = False,
     ) -> None:
         self.emit(
             events.AssetFinished(
@@ -244,6 +279,7 @@ class Endings:
                 wall_s=self.now_s() - flight.begun_s,
                 will_retry_in_s=again_in_s,
                 share=flight.job.share,
+                waits_for=outcome.away.store if waits and outcome.away else "",
             )
         )
 
@@ -252,7 +288,8 @@ class Endings:
         tries = self.tries[
             job.asset.id if job.copy else job.key
         ]  # of this run: nights that were killed are nobody's fault
-        if outcome.state is State.DONE or not outcome.transient:
+        passing = outcome.transient or (outcome.away is not None and self.options.outage_wait_s > 0)
+        if outcome.state is State.DONE or not passing:
             return None
         if tries >= self.options.max_attempts:
             return None

@@ -10,6 +10,7 @@ record (`audio_batch.pipeline.Outcome`) that carries its kind and its text.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
 
@@ -122,19 +123,42 @@ class LockedError(AudioBatchError):
     exit_code = ExitCode.LOCKED
 
 
+@dataclass(frozen=True, slots=True)
+class Away:
+    """A store that cannot be used by anybody for now: no fault of the recording's.
+
+    Attributes:
+        store: what cannot be reached, as "https://host" or "s3://bucket"; no secret is in it.
+        signed_out: the sign-in is missing or over; else the store does not answer at all.
+        reason: what is wrong, a phrase.
+    """
+
+    store: str
+    signed_out: bool
+    reason: str
+
+
 class AssetError(AudioBatchError):
     """One asset cannot be done; the others go on.
 
     Args:
         kind: the class of the failure, journalled.
         transient: whether another attempt may succeed without anybody mending anything.
+        away: it is the store's fault, and all that lies there has it in common.
     """
 
     exit_code = ExitCode.SOME_FAILED
 
     def __init__(
-        self, kind: ErrorKind, message: str, *, remedy: str = "", transient: bool = False
+        self,
+        kind: ErrorKind,
+        message: str,
+        *,
+        remedy: str = "",
+        transient: bool = False,
+        away: Away | None = None,
     ) -> None:
         super().__init__(message, remedy=remedy)
         self.kind = kind
         self.transient = transient
+        self.away = away

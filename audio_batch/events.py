@@ -69,7 +69,10 @@ class AssetProgress:
 
 @dataclass(frozen=True, slots=True)
 class AssetFinished:
-    """An outcome has been committed. `will_retry_in_s` is None when it stands."""
+    """An outcome has been committed. `will_retry_in_s` is None when it stands.
+
+    `waits_for`: the store that is away, until the asset is tried again.
+    """
 
     name: str
     position: int
@@ -79,6 +82,7 @@ class AssetFinished:
     wall_s: float
     will_retry_in_s: float | None = None
     share: str = ""
+    waits_for: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,16 @@ class AssetDropped:
     asset_id: str
     share: str
     device: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceJoined:
+    """A device takes part in a run that has begun; it is loading its models. `name` is its kind,
+    `slots` how many assets it takes at a time."""
+
+    device: str
+    name: str
+    slots: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +134,7 @@ Event = (
     | AssetProgress
     | AssetFinished
     | AssetDropped
+    | DeviceJoined
     | DeviceOut
     | Notice
     | StopRequested

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from audio_batch.asset import Asset
 from audio_batch.errors import AssetError
@@ -32,6 +32,8 @@ class Fetching:
 
     def __init__(self, place: InputPlace, patience: Patience = _HASTY) -> None:
         self.place = place
+        self.spares: Callable[[str], bool] = lambda _uri: False
+        """Whether a URI's store is not to be asked for now, since it is away. Any thread."""
         self._inputs = PlacedInputs(place, patience)
         self._seen: dict[str, str] = {}
         self._line: deque[Asset] = deque()
@@ -57,7 +59,7 @@ class Fetching:
             return list(assets)
         self._inputs.cache()
         known = [self._remembered(asset) for asset in assets]
-        looked = looks.look_at(known, self.place.access)
+        looked = looks.look_at(known, self.place.access, spares=self.spares)
         for asset, before in zip(looked, known, strict=True):
             if before.seen is None and asset.seen is not None and len(self._seen) < _REMEMBERED:
                 self._seen[asset.id] = asset.seen
@@ -112,13 +114,20 @@ class Fetching:
 
     def _next(self) -> Asset | None:
         with self._change:
+            self._spared()
             while not self._line and not self._stopping:
                 self._change.wait()
+                self._spared()
             if self._stopping:
                 return None
             asset = self._line.popleft()
             self._tried.add(asset.id)
             return asset
+
+    def _spared(self) -> None:
+        """Leave out of the line what is not to be asked for now."""
+        while self._line and self.spares(self._line[0].uri):
+            self._line.popleft()
 
     def _look(self) -> None:
         if self._stopping:

@@ -329,6 +329,14 @@ class Journal:
                 [(asset_id,) for asset_id in asset_ids],
             )
 
+    def take_back(self, attempts: Mapping[str, int]) -> None:
+        """Have earlier attempts not count: so many of each asset; their rows stay."""
+        with self._file.transaction():
+            self._db.executemany(
+                "UPDATE assets SET attempts = max(0, attempts - ?) WHERE asset_id = ?",
+                [(count, asset_id) for asset_id, count in attempts.items()],
+            )
+
     def entries(self) -> Iterator[JournalEntry]:
         """Every asset's row, by id."""
         with self._file.translated():
@@ -339,12 +347,6 @@ class Journal:
     def tally(self, *, over: bool = False) -> Tally:
         """Its assets, counted and gone through by SQL; see `journal_counts.Tally`."""
         return Tally(self._file, over=over)
-
-    def attempt_count(self) -> int:
-        """How many attempts were ever begun."""
-        with self._file.translated():
-            row = self._db.execute("SELECT count(*) AS n FROM attempts").fetchone()
-        return int(row["n"])
 
     def requeue(
         self,

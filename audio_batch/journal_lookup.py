@@ -6,6 +6,7 @@ import json
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from operator import itemgetter
 from typing import Any
 
 from audio_batch import journal_rows, journal_stages
@@ -65,6 +66,25 @@ class Lookup:
             rows = self._raw().execute(f"{_DONE} BETWEEN ? AND ?", ends)
             return {row[0]: row for row in rows}
 
+    def knows_any(self) -> bool:
+        """Whether anything at all was ever written down of an asset."""
+        with self._file.translated():
+            row = self._file.db.execute(
+                "SELECT EXISTS (SELECT 1 FROM assets) OR EXISTS (SELECT 1 FROM stages)"
+            ).fetchone()
+        return bool(row[0])
+
+    def known(self, asset_ids: Sequence[str]) -> set[str]:
+        """Those of which anything was ever written down."""
+        with self._file.translated():
+            return {
+                row[0]
+                for table in ("assets", "stages")
+                for row in self._asked(
+                    f"SELECT asset_id FROM {table} WHERE asset_id IN ", asset_ids, raw=True
+                )
+            }
+
     def stages(self, asset_ids: Iterable[str]) -> dict[str, dict[Stage, StageRecord]]:
         """The newest result of every stage, by asset and stage."""
         found: dict[str, dict[Stage, StageRecord]] = {}
@@ -93,8 +113,7 @@ class Lookup:
     def ids(self) -> Iterator[str]:
         """The ids of all rows."""
         with self._file.translated():
-            for (asset_id,) in self._raw().execute("SELECT asset_id FROM assets"):
-                yield asset_id
+            yield from map(itemgetter(0), self._raw().execute("SELECT asset_id FROM assets"))
 
     def json_paths(self) -> Iterator[tuple[str, str]]:
         """The id and the path of the JSON of all that have published one."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from audio_batch.asset import Asset
 from audio_batch.assets import Assets
-from audio_batch.journal_lookup import Lookup, Row
+from audio_batch.journal_lookup import Lookup
 from audio_batch.manifest_index import OWN_WISHES, Index
 from audio_batch.options import RunOptions, WantedStages
 from audio_batch.output_names import OutputNames
@@ -50,6 +50,7 @@ class Keeping:
         kept_speakers = wanted.keep_speakers and lookup.has_kept_speakers()
         self._rows = lookup.count()
         self._never = options.overwrite or kept_speakers or not self._rows
+        self._publishes = options.publishes
         self._clean_notes = options.damaged == "fail"
         self._clean_words = options.redo_suspect
 
@@ -77,34 +78,44 @@ class Keeping:
         if not done:
             return places
         unsure = []
-        for place, number, asset_id in zip(places, numbers, ids, strict=True):
+        sizes, times_ns, wishes = entries.sizes, entries.times_ns, entries.wishes
+        names = self._names.some(numbers, ids)
+        for place, number, asset_id, name in zip(places, numbers, ids, names, strict=True):
             row = done.get(asset_id)
-            identity = seen[number] if number in seen else entries.seen(number)
-            if row is None or row[1] != identity or not self._keeps(entries, number, row):
-                unsure.append(place)
+            if row is not None:
+                _, source, fingerprint, rendering, missing, notes, suspicions, outputs = row
+                wanted, begins, ends = self._wanted_of(entries, wishes[number])
+                # As `Index.seen` has it; where there is no file it is no row's.
+                local = f"{sizes[number]}:{times_ns[number]}"
+                identity = seen.get(number, local)
+                if (
+                    source == identity
+                    and fingerprint == wanted
+                    and rendering == f"{begins}{name}{ends}"
+                    and missing == _NONE
+                    and (self._all_stand(outputs) if self._publishes else outputs == _NONE)
+                    and (notes == suspicions == _NONE or self._noted(asset_id, notes, suspicions))
+                ):
+                    continue
+            unsure.append(place)
         return unsure
 
-    def _keeps(self, entries: Index, number: int, row: Row) -> bool:
-        """Whether the asset of this number, whose row is of this very input, needs nothing."""
-        asset_id, _, fingerprint, rendering, missing, notes, suspicions, outputs = row
-        wish = entries.wishes[number]
-        if wish == OWN_WISHES or missing != _NONE:
-            return False
-        if (like := self._asked.get(wish)) is None:
-            like = self._asked[wish] = self._like(entries.wishers[wish])
-        wanted, begins, ends = like
-        if fingerprint != wanted or rendering != begins + self._names.at(number, asset_id) + ends:
-            return False
+    def _noted(self, asset_id: str, notes: str, suspicions: str) -> bool:
+        """Whether it may be kept with these notes and suspicions."""
         if (self._clean_notes and notes != _NONE) or (self._clean_words and suspicions != _NONE):
             return False
-        if not (self._all_stand(outputs) if self._options.publishes else outputs == _NONE):
-            return False
-        if notes != _NONE or suspicions != _NONE:
-            self._remarkable.add(hash(asset_id))
+        self._remarkable.add(hash(asset_id))
         return True
 
+    def _wanted_of(self, entries: Index, wish: int) -> tuple[str, str, str]:
+        """What a row has to have of what asks for this; its wishes' fingerprint and its rendering
+        around the name. Of what has to be read again for its wishes no row has it."""
+        if (like := self._asked.get(wish)) is None:
+            like = self._like(entries.wishers[wish]) if wish != OWN_WISHES else ("", "", "")
+            self._asked[wish] = like
+        return like
+
     def _like(self, asset: Asset) -> tuple[str, str, str]:
-        """The fingerprint of what asks for the same, and its rendering around the name."""
         like = asked_by(asset, self._options, self._wanted)
         begins, _, ends = rendering_of(like, "\0", self._options, self._naming).partition("\0")
         return like.fingerprint, begins, ends

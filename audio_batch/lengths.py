@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 
+from audio_batch.byte_rates import BYTES_PER_S, OTHER_BYTES_PER_S, suffix_of
 from audio_batch.plan import Planned
 
-_BYTES_PER_S = {
-    ".wav": 64_000.0,
-    ".aiff": 64_000.0,
-    ".flac": 40_000.0,
-    ".mp3": 16_000.0,
-    ".m4a": 16_000.0,
-    ".ogg": 12_000.0,
-    ".opus": 6_000.0,
-    ".mp4": 200_000.0,
-    ".mkv": 200_000.0,
-    ".webm": 120_000.0,
-}
-"""Usual rates, until recordings of that kind have told theirs."""
-_OTHER_BYTES_PER_S = 32_000.0
-_UNKNOWN_S = 600.0
+UNKNOWN_S = 600.0
+"""Of what not even a size is known."""
+
 _KINDS = 100
 """So many are told apart: of names such as `clip.000001` every one has a suffix of its own."""
 
@@ -38,8 +26,8 @@ class Lengths:
 
     def told(self, planned: Planned, duration_s: float) -> None:
         """A recording's length is known now."""
-        size = _size_bytes(planned)
-        kind = _kind(planned)
+        size = size_of(planned.source)
+        kind = suffix_of(planned.asset.uri)
         if size and duration_s > 0 and (kind in self._seen or len(self._seen) < _KINDS):
             seen = self._seen[kind]
             seen[0] += size
@@ -53,23 +41,16 @@ class Lengths:
         """Seconds of audio of the whole recording."""
         if planned.asset.duration_s is not None:
             return planned.asset.duration_s
-        size = _size_bytes(planned)
+        size = size_of(planned.source)
         if size is None:
-            return _UNKNOWN_S
-        kind = _kind(planned)
+            return UNKNOWN_S
+        kind = suffix_of(planned.asset.uri)
         seen_bytes, seen_s = self._seen.get(kind, (0.0, 0.0))
-        rate = seen_bytes / seen_s if seen_s else _BYTES_PER_S.get(kind, _OTHER_BYTES_PER_S)
+        rate = seen_bytes / seen_s if seen_s else BYTES_PER_S.get(kind, OTHER_BYTES_PER_S)
         return size / rate
 
 
-def _kind(planned: Planned) -> str:
-    uri = planned.asset.uri
-    if "://" in uri:  # what follows a question mark is no name
-        uri = uri.partition("?")[0]
-    return os.path.splitext(uri)[1].lower()  # noqa: PTH122 - for each of a manifest
-
-
-def _size_bytes(planned: Planned) -> int | None:
-    """From the recording's identity, which begins with it; None where the file is missing."""
-    size, _, _ = planned.source.partition(":")
+def size_of(identity: str) -> int | None:
+    """Bytes, as a recording's identity begins with them; None where the file is missing."""
+    size, _, _ = identity.partition(":")
     return int(size) if size.isdigit() else None

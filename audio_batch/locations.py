@@ -8,7 +8,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
+CLOUDS = frozenset({"gs", "gcs", "az", "abfs", "abfss"})
+"""Google's and Azure's."""
+
+OBJECT_STORES = frozenset({"s3", "s3a"}) | CLOUDS
 WEB = frozenset({"http", "https"})
 REMOTE = OBJECT_STORES | WEB
 

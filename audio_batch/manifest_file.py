@@ -6,6 +6,7 @@ No more of a large one is held than where its entries begin: each can be read ag
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import re
@@ -13,7 +14,9 @@ import shutil
 import stat
 import tempfile
 import weakref
+from array import array
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,12 +42,19 @@ _LINES = re.compile(rb"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z")
 _FIRST_LINE_BYTES = 1 << 20
 _GAP_BYTES = 1 << 16
 """Entries that lie closer together are read at one go."""
+_PIECE_BYTES = 1 << 18
+"""So many lines are looked at together, or one that is longer: of short entries some thousand."""
 _RUN_BYTES = 4 << 20
 """So much is read at one go, or one entry that is longer."""
 
 
-Piece = tuple[int, int, int, bytes]
-"""An entry of JSON Lines as it stands in the file: its number, its line, its offset, its text."""
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some entries of JSON Lines as they stand in the file: each one's line, offset and text."""
+
+    lines: Sequence[int]
+    offsets: Sequence[int]
+    texts: Sequence[bytes]
 
 
 class ManifestFile:
@@ -106,22 +116,12 @@ class ManifestFile:
             name = error.encoding.upper()
             raise refused(self.path, [f"the text is no valid {name}"]) from error
 
-    def lines(self) -> Iterator[tuple[int, int, bytes]]:
-        """Number, offset and bytes of every line, whatever ends lines there."""
-        number = offset = 0
+    def lines(self) -> Iterator[list[bytes]]:
+        """All of it in pieces, each some lines that end with a line feed, but for the last."""
         try:
             self.file.seek(0)
-            for data in self.file:
-                returns = data.count(b"\r")
-                if returns and returns > data.endswith(b"\r\n"):
-                    for part in _LINES.findall(data):
-                        number += 1
-                        yield number, offset, part
-                        offset += len(part)
-                    continue
-                number += 1
-                yield number, offset, data
-                offset += len(data)
+            while lines := self.file.readlines(_PIECE_BYTES):
+                yield lines
         except OSError as error:
             raise unreadable(self.path, error) from error
 
@@ -194,17 +194,48 @@ class JsonLines:
 
     def pieces(self) -> Iterator[Piece]:
         """All entries in order; blank lines are passed over."""
-        index = 0
-        for number, offset, data in self._file.lines():
-            if data[:1] != b"{" and not _text(data).strip(BLANKS):
-                continue
-            yield index, number, offset, data
-            index += 1
+        number = offset = 0
+        for lines in self._file.lines():
+            ends = array("Q", itertools.accumulate(map(len, lines), initial=offset))
+            if _are_entries(lines):
+                yield Piece(range(number + 1, number + 1 + len(lines)), ends[:-1], lines)
+                number += len(lines)
+            else:
+                told = list(_told_apart(lines, number, offset))
+                number = told[-1][0]
+                told = [one for one in told if _text(one[2]).strip(BLANKS)]
+                if told:
+                    yield Piece(*map(list, zip(*told, strict=True)))
+            offset = ends[-1]
 
     def line(self, keys: Keys) -> int | None:
         """Not known from the keys: an entry carries its own line."""
         del keys
         return None
+
+
+def _are_entries(lines: Sequence[bytes]) -> bool:
+    """Whether each surely is one line and not blank."""
+    block = b"".join(lines)
+    returns = block.count(b"\r")
+    return (
+        block[:1] == b"{"
+        and block.count(b"\n{") == len(lines) - 1
+        and (not returns or returns == block.count(b"\r\n"))
+    )
+
+
+def _told_apart(
+    lines: Sequence[bytes], number: int, offset: int
+) -> Iterator[tuple[int, int, bytes]]:
+    """Number, offset and bytes of every line, whatever ends lines there; of the first, after
+    those before it."""
+    for data in lines:
+        returns = data.count(b"\r")
+        for part in _LINES.findall(data) if returns > data.endswith(b"\r\n") else (data,):
+            number += 1
+            yield number, offset, part
+            offset += len(part)
 
 
 def raw_of(number: int, line: int | None, data: bytes) -> Raw:

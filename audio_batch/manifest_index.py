@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,6 +34,17 @@ class Texts(Sequence[str]):
         """Add a text."""
         self._data += text.encode("utf-8", "surrogatepass")
         self._ends.append(len(self._data))
+
+    def extend(self, texts: Sequence[str]) -> None:
+        """Add many."""
+        together = "".join(texts)
+        if together.isascii():
+            lengths = itertools.accumulate(map(len, texts), initial=len(self._data))
+            self._ends.extend(itertools.islice(lengths, 1, None))
+            self._data += together.encode("ascii")
+        else:
+            for text in texts:
+                self.append(text)
 
     @overload
     def __getitem__(self, number: int) -> str: ...
@@ -76,6 +88,16 @@ class UniqueIds:
         self._hashes: set[int] = set()
         self._first: dict[str, int] | None = None
 
+    def add_new(self, ids: Sequence[str]) -> bool:
+        """Take down many ids, or none of them where one of them may stand twice."""
+        hashes = set(map(hash, ids))
+        if self._first is not None or len(hashes) < len(ids):
+            return False
+        if not hashes.isdisjoint(self._hashes):
+            return False
+        self._hashes |= hashes
+        return True
+
     def add(self, asset_id: str, number: int, earlier: Texts) -> int | None:
         """Take down an id; the number of an earlier entry that has it, else None.
 
@@ -103,11 +125,12 @@ class Index:
         lines: the lines on which they begin, where that is known.
         sizes, times_ns: the identity of the local file; a size of -1 where nobody looked, or there
             is none.
+        kinds: what `byte_rates` takes them for.
         durations_s: NaN where the manifest does not say.
         selected: 1 where the conditions of the run hold, else 0.
         is_mine: 1 where this part of the manifest holds the entry, else 0.
         wishes: the number of what it asks for itself among `wishers`, or `OWN_WISHES`.
-        wishers: for each of these, the first asset that asked for it.
+        wishers: for each of these, an asset that asks for it, whichever it is.
         folders: those in which the files lie; None where there are too many to be listed.
         stores: the schemes and hosts, or buckets, of remote entries; the first of very many.
         languages: all that those entries name whose wishes are their own.
@@ -118,6 +141,7 @@ class Index:
     ids: Texts = field(default_factory=Texts)
     sizes: array[int] = field(default_factory=lambda: array("q"))
     times_ns: array[int] = field(default_factory=lambda: array("q"))
+    kinds: bytearray = field(default_factory=bytearray)
     durations_s: array[float] = field(default_factory=lambda: array("d"))
     priorities: array[int] = field(default_factory=lambda: array("l"))
     selected: bytearray = field(default_factory=bytearray)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Set
+import re
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,37 +25,48 @@ from audio_batch.manifest_entry import (
     ORDINARY_ID,
 )
 
-_MOST = 2**63
-_LONGEST_ID = 1000
+_SURROGATE = re.compile(rb"\\u[dD][89A-Fa-f]")
+
+MOST = 2**63
+"""Greater whole numbers than below this are left to the long way."""
+
+LONGEST_ID = 1000
 
 
 def _refuse(name: str) -> Any:
     raise ValueError(name)
 
 
-_SCAN: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder(parse_constant=_refuse).scan_once  # type: ignore[attr-defined]
+SCAN: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder(parse_constant=_refuse).scan_once  # type: ignore[attr-defined]
+"""The value that begins at a place of a text, and where it ends. ValueError and StopIteration are
+what it raises where none does."""
 
 
 def plain_object(data: bytes, *, alone: bool = True) -> dict[str, Any] | None:
     """What a text in JSON says, if it is an object of plain values in which nothing is odd.
 
     Python's parser takes the last of repeated keys; the number of quotes gives them away, where
-    nothing is escaped and nothing nested.
+    nothing is nested.
 
     Args:
         alone: nothing but blanks may follow.
     """
-    if data[:1] != b"{" or b"\\" in data:
+    if data[:1] != b"{" or not is_plainly_escaped(data):
         return None
     try:
         text = data.decode()
-        value, end = _SCAN(text, 0)
+        value, end = SCAN(text, 0)
     except (ValueError, StopIteration, RecursionError):
         return None
     if type(value) is not dict or (alone and text[end:] != "\n" and text[end:].strip(" \t\r\n")):
         return None
-    quotes = text.count('"', 0, end)
+    quotes = text.count('"', 0, end) - text.count('\\"', 0, end)
     return value if quotes == 2 * (len(value) + _texts(value)) else None
+
+
+def is_plainly_escaped(data: bytes) -> bool:
+    """Whether each backslash escapes what follows it, and no half of a character is escaped."""
+    return b"\\" not in data or not (b"\\\\" in data or _SURROGATE.search(data))
 
 
 def _texts(value: dict[str, Any]) -> int:
@@ -68,7 +80,7 @@ def _texts(value: dict[str, Any]) -> int:
             if item - item != 0.0:
                 return -1_000_000
         elif kind is int:
-            if not -_MOST < item < _MOST:
+            if not -MOST < item < MOST:
                 return -1_000_000
         elif item is not None and kind is not bool:
             return -1_000_000
@@ -91,7 +103,7 @@ class Sketch:
 
 
 @dataclass(frozen=True, slots=True)
-class _Shape:
+class Shape:
     """Which of an entry's keys mean what, the same for all entries with these keys."""
 
     id: str | None
@@ -121,18 +133,16 @@ class Quick:
         self._mapping = mapping
         self._modelled = modelled
         self._allow_http = allow_http
-        self._shapes: dict[tuple[str, ...], _Shape | None] = {}
+        self._shapes: dict[tuple[str, ...], Shape | None] = {}
         self._codes: dict[str, str | None] = {}
         self._last: tuple[str, ...] = ()
-        self._last_shape: _Shape | None = None
+        self._last_shape: Shape | None = None
 
     def sketch(self, entry: dict[str, Any]) -> Sketch | None:
         """What a plain object says; None where the long way has to be gone."""
         keys = tuple(entry)
         if keys != self._last:
-            if keys not in self._shapes:
-                self._shapes[keys] = self._shape(keys)
-            self._last, self._last_shape = keys, self._shapes[keys]
+            self._last, self._last_shape = keys, self.shape(keys)
         shape = self._last_shape
         if shape is None:
             return None
@@ -142,17 +152,17 @@ class Quick:
             return None
         place: str | None
         if ":" not in uri and "\\" not in uri and "\0" not in uri:
-            place = uri if uri[0] == "/" and os.name != "nt" else self._joined(uri)
-        elif self._is_good_url(uri):
+            (place,) = self.joined_all((uri,))
+        elif self.is_good_url(uri):
             place = None
         else:
             return None
 
         asset_id = entry[shape.id] if shape.id is not None else None
         if type(asset_id) is str:
-            if len(asset_id) > _LONGEST_ID or not ORDINARY_ID.fullmatch(asset_id):
+            if len(asset_id) > LONGEST_ID or not ORDINARY_ID.fullmatch(asset_id):
                 return None
-        elif type(asset_id) is int and 0 <= asset_id < _MOST:
+        elif type(asset_id) is int and 0 <= asset_id < MOST:
             asset_id = str(asset_id)
         elif asset_id is None:
             asset_id = manifest_sources.derived_id(uri)
@@ -174,11 +184,8 @@ class Quick:
         if shape.language is not None and (text := entry[shape.language]) is not None:
             if type(text) is not str:
                 return None
-            if text:
-                if text not in self._codes:
-                    self._codes[text] = languages.code_of(text)
-                if (language := self._codes[text]) is None:
-                    return None
+            if text and (language := self.code_of(text)) is None:
+                return None
         priority = None
         if shape.priority is not None:
             priority = entry[shape.priority]
@@ -198,19 +205,39 @@ class Quick:
             name = manifest_sources.stem(sketch.uri)
         return {"name": name, "metadata": {key: entry[key] for key in shape.unknown}}
 
-    def _shape_of(self, entry: dict[str, Any]) -> _Shape:
+    def _shape_of(self, entry: dict[str, Any]) -> Shape:
         shape = self._shapes[tuple(entry)]
         assert shape is not None
         return shape
 
-    def _is_good_url(self, uri: str) -> bool:
+    def code_of(self, language: str) -> str | None:
+        """The code of a language as a manifest may name it; None if there is no such."""
+        if language not in self._codes:
+            self._codes[language] = languages.code_of(language)
+        return self._codes[language]
+
+    def is_good_url(self, uri: str) -> bool:
+        """Whether it is a URL from which a recording may be fetched."""
         remote = manifest_sources.is_remote_uri(uri) and "\0" not in uri
         return remote and manifest_sources.remote_problem(uri, allow_http=self._allow_http) is None
 
-    def _joined(self, uri: str) -> str:
-        return self._beginning + uri if os.name != "nt" else os.path.join(self._root, uri)  # noqa: PTH118
+    def joined_all(self, paths: Iterable[str]) -> list[str]:
+        """Where the files of some paths lie."""
+        if os.name == "nt":
+            return [os.path.join(self._root, path) for path in paths]  # noqa: PTH118
+        begins = self._beginning
+        return [path if path[0] == "/" else begins + path for path in paths]
 
-    def _shape(self, keys: tuple[str, ...]) -> _Shape | None:
+    def shape(self, keys: tuple[str, ...]) -> Shape | None:
+        """What the keys of an entry mean; None where the long way has to be gone.
+
+        What is true of some keys is true of any of them that name a recording.
+        """
+        if keys not in self._shapes:
+            self._shapes[keys] = self._new_shape(keys)
+        return self._shapes[keys]
+
+    def _new_shape(self, keys: tuple[str, ...]) -> Shape | None:
         meant: dict[str, str] = {}
         theirs = {name: ours for ours, name in self._mapping.items()}
         if len(theirs) < len(self._mapping):
@@ -229,7 +256,7 @@ class Quick:
                 meant[ours] = key
         if "uri" not in meant or (meant["uri"] == "file_name" and "folder_path" in keys):
             return None
-        return _Shape(
+        return Shape(
             id=meant.get("id"),
             uri=meant["uri"],
             name=meant.get("name"),

@@ -17,7 +17,9 @@ from typing import Any
 
 from audio_batch import manifest_sources
 from audio_batch.asset import Asset, wishes_of
+from audio_batch.byte_rates import kind_of
 from audio_batch.manifest_checking import Checker, Located
+from audio_batch.manifest_columns import columns_of
 from audio_batch.manifest_file import JsonLines, ManifestFile, Source, raw_of
 from audio_batch.manifest_index import Index, UniqueIds
 from audio_batch.manifest_quick import Quick, Sketch, plain_object
@@ -81,15 +83,28 @@ class Reading:
         self.index = Index()
         self._wishes: dict[str | None, int] = {}
         self._at_it = threading.Lock()
-        self.assets: list[Asset] | None = []
+        can_be_read_again = not isinstance(source, JsonDocument)
+        self.assets: list[Asset] | None = None if can_be_read_again and not held else []
         """All of them, where they are few or cannot be read again."""
 
     def read(self, *, allow_missing: bool) -> None:
         """Read and check all of it; worth nothing where the checker has problems then."""
         self.checker.check_document()
-        entries = self._entries()
-        while some := list(itertools.islice(entries, CHUNK)):
-            self._settle(some, allow_missing)
+        source = self._source
+        if isinstance(source, JsonDocument):
+            raws = source.entries()
+            while some := list(itertools.islice(raws, CHUNK)):
+                self._settle([self._registered(self._parsed(raw)) for raw in some], allow_missing)
+        else:
+            for texts in self._blocks(source):
+                if self._settle_columns(texts, allow_missing):
+                    continue
+                numbers = itertools.count(len(self.index))
+                entries = [
+                    self._registered(self._entry(number, data))
+                    for number, data in zip(numbers, texts, strict=False)
+                ]
+                self._settle(entries, allow_missing)
         if not len(self.index) and not self.checker.problems():
             self.checker.report(None, self._source.base, "the manifest names no recordings")
         self._ids = None
@@ -107,7 +122,7 @@ class Reading:
         with self._at_it:  # the file has one position, and what reads entries remembers the last
             texts = self._file.read(self.index.offsets, numbers)
             entries = [
-                self._entry(number, None, data) for number, data in zip(numbers, texts, strict=True)
+                self._entry(number, data) for number, data in zip(numbers, texts, strict=True)
             ]
             selected, is_mine = self.index.selected, self.index.is_mine
             sought = [bool(selected[number] and is_mine[number]) for number in numbers]
@@ -120,34 +135,32 @@ class Reading:
 
     # -- entries as they stand in the file ------------------------------------------------------
 
-    def _entries(self) -> Iterator[_Entry]:
-        source, lines = self._source, self.index.lines
-        if isinstance(source, JsonDocument):
-            for raw in source.entries():
-                value = raw.value
-                sketch = self._quick.sketch(value) if is_surely_sound(value) else None
-                long = (raw.index, None, None, self.checker.located(raw)) if not sketch else None
-                yield self._registered(long or (raw.index, sketch, value, None))
-        elif isinstance(source, JsonLines):
+    def _blocks(self, source: JsonLines | StreamedDocument) -> Iterator[Sequence[bytes]]:
+        """The entries' texts, some thousand at a time; where they stand is taken down."""
+        if isinstance(source, JsonLines):
             offsets = array("Q")
             self.index.offsets = offsets
-            for number, line, offset, data in source.pieces():
-                offsets.append(offset)
-                lines.append(line)
-                yield self._registered(self._entry(number, line, data))
+            for piece in source.pieces():
+                offsets.extend(piece.offsets)
+                self.index.lines.extend(piece.lines)
+                yield piece.texts
         else:
             for first in range(0, len(source.offsets), CHUNK):
                 numbers = range(first, min(first + CHUNK, len(source.offsets)))
-                texts = self._file.read(source.offsets, numbers)
-                for number, data in zip(numbers, texts, strict=True):
-                    yield self._registered(self._entry(number, None, data))
+                yield self._file.read(source.offsets, numbers)
 
-    def _entry(self, number: int, line: int | None, data: bytes) -> _Entry:
+    def _parsed(self, raw: Raw) -> _Entry:
+        sketch = self._quick.sketch(raw.value) if is_surely_sound(raw.value) else None
+        if sketch is not None:
+            return raw.index, sketch, raw.value, None
+        return raw.index, None, None, self.checker.located(raw)
+
+    def _entry(self, number: int, data: bytes) -> _Entry:
         is_line = isinstance(self._source, JsonLines)
         value = plain_object(data, alone=is_line)
         if value is not None and (sketch := self._quick.sketch(value)) is not None:
             return number, sketch, value, None
-        raw = raw_of(number, line, data) if is_line else raw_within(number, data)
+        raw = raw_of(number, self._line(number), data) if is_line else raw_within(number, data)
         return number, None, None, self.checker.located(raw)
 
     def _registered(self, entry: _Entry) -> _Entry:
@@ -183,8 +196,11 @@ class Reading:
             self.checker.report(raw, (), text)
 
     def _raw(self, number: int) -> Raw:
+        return Raw(number, None, self._line(number))
+
+    def _line(self, number: int) -> int | None:
         lines = self.index.lines
-        return Raw(number, None, lines[number] if lines else None)
+        return lines[number] if lines else None
 
     # -- their files ----------------------------------------------------------------------------
 
@@ -209,46 +225,54 @@ class Reading:
             index.selected.append(selected)
             index.is_mine.append(mine)
             sought.append(selected and mine)
-        if self.assets is None and all(sought) and self._settle_sketches(entries):
-            return
         keep = self.assets is not None
         found = self._found(entries, sought, allow_missing=allow_missing, build=keep)
         for entry, (status, asset) in zip(entries, found, strict=True):
             self._take_down(entry, status, asset)
             if asset is not None and self.assets is not None:
                 self.assets.append(asset)
-        few = isinstance(self._source, JsonDocument) or len(index) <= self._most_held
-        if not few:
+        if not isinstance(self._source, JsonDocument) and len(index) > self._most_held:
             self.assets = None
 
-    def _settle_sketches(self, entries: Sequence[_Entry]) -> bool:
-        """The same at a fraction of its cost, where all are local files which are there."""
-        sketches = [sketch for _, sketch, _, _ in entries if sketch is not None]
-        places = [sketch.place for sketch in sketches if sketch.place is not None]
-        if len(places) < len(entries):
+    def _settle_columns(self, texts: Sequence[bytes], allow_missing: bool) -> bool:
+        """The same at a fraction of its cost; False, and nothing is done, where it cannot be."""
+        if self.assets is not None or self._wanted.selects is not None:
             return False
-        found = [status for status in _statuses(places) if status is not None]
-        if len(found) < len(entries):
+        is_lines = isinstance(self._source, JsonLines)
+        columns = columns_of(self._quick, texts, are_lines=is_lines)
+        if columns is None:
             return False
-        index, default = self.index, self.checker.defaults.get("priority", 0)
-        index.sizes.extend([status.st_size for status in found])
-        index.times_ns.extend([status.st_mtime_ns for status in found])
-        index.durations_s.extend(
-            [math.nan if s.duration_s is None else s.duration_s for s in sketches]
+        index, count, is_mine = self.index, len(columns.ids), self._wanted.is_mine
+        mine = b"\1" * count if is_mine is None else bytes(map(is_mine, columns.ids))
+        statuses: list[os.stat_result | None] = []
+        if columns.places is not None:
+            statuses = _statuses(list(itertools.compress(columns.places, mine)))
+            if None in statuses and not allow_missing:
+                return False
+        assert self._ids is not None
+        if not self._ids.add_new(columns.ids):
+            return False
+        index.ids.extend(columns.ids)
+        index.selected.extend(b"\1" * count)
+        index.is_mine.extend(mine)
+        index.is_remote.extend(bytes([columns.places is None]) * count)
+        known = iter(statuses)
+        looked = [next(known, None) if one else None for one in mine]
+        index.sizes.extend([-1 if one is None else one.st_size for one in looked])
+        index.times_ns.extend([0 if one is None else one.st_mtime_ns for one in looked])
+        index.kinds.extend(map(kind_of, columns.uris))
+        index.durations_s.extend(columns.durations_s or [math.nan] * count)
+        default = self.checker.defaults.get("priority", 0)
+        index.priorities.extend(
+            [default if one is None else one for one in columns.priorities or [None] * count]
         )
-        index.priorities.extend([default if s.priority is None else s.priority for s in sketches])
-        index.is_remote.extend(bytes(len(entries)))
-        wishes = self._wishes
-        index.wishes.extend(
-            [
-                wishes[entry[1].language]  # type: ignore[union-attr]
-                if entry[1].language in wishes  # type: ignore[union-attr]
-                else self._wish_of(entry)
-                for entry in entries
-            ]
-        )
-        for folder in {_folder(place) for place in places}:
+        languages = columns.languages or [None] * count
+        wishes = {language: self._wish_of(language) for language in set(languages)}
+        index.wishes.extend([wishes[language] for language in languages])
+        for folder in set(map(_folder, columns.places or ())):
             self._take_down_folder(folder)
+        for uri in columns.uris if columns.places is None else ():
+            self._take_down_store(uri)
         return True
 
     def _found(
@@ -327,24 +351,26 @@ class Reading:
     def _take_down(self, entry: _Entry, status: os.stat_result | None, asset: Asset | None) -> None:
         index = self.index
         _, sketch, _, located = entry
-        size, time_ns, is_remote = -1, 0, False
+        size, time_ns, is_remote, kind = -1, 0, False, 0
         duration_s: float | None = None
         priority, wish = self.checker.defaults.get("priority", 0), 0
         if sketch is not None:
             place = sketch.place
             is_remote = place is None
+            kind = kind_of(sketch.uri)
             if status is not None:
                 size, time_ns = status.st_size, status.st_mtime_ns
             duration_s = sketch.duration_s
             if sketch.priority is not None:
                 priority = sketch.priority
-            wish = self._wish_of(entry)
+            wish = self._wish_of(sketch.language)
             if place is not None:
                 self._take_down_folder(_folder(place))
             else:
                 self._take_down_store(sketch.uri)
         elif asset is not None:
             is_remote = manifest_sources.is_remote_uri(asset.uri)
+            kind = kind_of(asset.uri)
             if is_remote:
                 self._take_down_store(asset.uri)
             if asset.seen is not None:
@@ -353,6 +379,7 @@ class Reading:
             wish = self._wish(asset)
             for candidate in located.places if located is not None else ():
                 self._take_down_folder(_folder(candidate))
+        index.kinds.append(kind)
         index.sizes.append(size)
         index.times_ns.append(time_ns)
         index.durations_s.append(math.nan if duration_s is None else duration_s)
@@ -365,13 +392,15 @@ class Reading:
         number = self.index.wish_number(wishes)
         return self.index.new_wish(wishes, asset) if number is None else number
 
-    def _wish_of(self, entry: _Entry) -> int:
-        number, sketch, value, _ = entry
-        assert sketch is not None
-        wish = self._wishes.get(sketch.language)
+    def _wish_of(self, language: str | None) -> int:
+        """The wishes of an entry that asks for no more than a language."""
+        wish = self._wishes.get(language)
         if wish is None:
-            wish = self._wish(self._asset(number, sketch, value, None))
-            self._wishes[sketch.language] = wish
+            options = self.checker.defaults
+            if language is not None:
+                options = {**options, "language": language}
+            wish = self._wish(Asset(id="", uri="", path=None, name="", position=-1, **options))
+            self._wishes[language] = wish
         return wish
 
     def _take_down_folder(self, folder: str) -> None:
@@ -389,15 +418,24 @@ class Reading:
 def _statuses(places: Sequence[str]) -> list[os.stat_result | None]:
     """What each of many files is, None where it is none; by several threads if that takes long."""
     begun_s = time.perf_counter()
-    first = [_status(place) for place in places[:_LOOKERS]]
+    first = _each_status(places[:_LOOKERS])
     rest = places[len(first) :]
     if time.perf_counter() - begun_s < len(first) * _SLOW_LOOK_S:
-        return first + [_status(place) for place in rest]
+        return first + _each_status(rest)
     size = max(1, -(-len(rest) // _LOOKERS))
     batches = [rest[i : i + size] for i in range(0, len(rest), size)]
     with ThreadPoolExecutor(_LOOKERS, thread_name_prefix="look") as pool:
-        looked = pool.map(lambda batch: [_status(place) for place in batch], batches)
-        return first + [found for batch in looked for found in batch]
+        return first + [found for batch in pool.map(_each_status, batches) for found in batch]
+
+
+def _each_status(places: Sequence[str]) -> list[os.stat_result | None]:
+    try:
+        found = list(map(os.stat, places))
+    except (OSError, ValueError):
+        return list(map(_status, places))
+    if all(map(stat.S_ISREG, {status.st_mode for status in found})):
+        return found  # type: ignore[return-value]
+    return [status if stat.S_ISREG(status.st_mode) else None for status in found]
 
 
 def _status(place: str) -> os.stat_result | None:

@@ -106,7 +106,7 @@ class OutputNamer:
         if self._is_id_alone and isinstance(assets, Assets):
             ids = assets.entries.ids
             keys.extend(map(_key_of_id, ids))
-            return OutputNames(lambda _, one: safe_component(one), _with_hash, ids, keys, taken)
+            return OutputNames(_name_of_id, _with_hash, ids, keys, taken)
         names, ids = Texts(), Texts()
         fields = {name for component in self._components for _, name in component if name}
         missing = {name for name in fields if not is_own_field(name)}
@@ -142,6 +142,12 @@ class OutputNamer:
         if len("/".join(parts).encode()) > MAX_NAME_BYTES:
             return (safe_component(asset.id),)
         return parts
+
+
+def _name_of_id(_number: int, asset_id: str) -> str:
+    if _ORDINARY.fullmatch(asset_id) and "--" not in asset_id:
+        return asset_id
+    return safe_component(asset_id)
 
 
 def _key_of_id(asset_id: str) -> int:

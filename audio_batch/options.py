@@ -23,6 +23,8 @@ from audio_batch.outcome import Stage
 
 Task = Literal["transcribe", "translate"]
 
+DEFAULT_OUTAGE_WAIT_S = 3600.0
+
 TEMPERATURE_LADDER = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 """Whisper's own fallback ladder (Radford et al. 2022, section 4.5)."""
 
@@ -245,6 +247,7 @@ class RunOptions:
     executor: Literal["local", "ray"] = "local"
     ray_address: str | None = None
     ray_results: Literal["auto", "workers", "driver"] = "auto"
+    ray_workers: int | None = None
     batch_size: int | None = None
     compute_type: str = "auto"
     device: str = "auto"
@@ -266,6 +269,7 @@ class RunOptions:
     damaged: Literal["flag", "fail"] = "flag"
     max_attempts: int = 3
     retry_delay_s: float = 2.0
+    outage_wait_s: float = DEFAULT_OUTAGE_WAIT_S
     fail_fast: bool = False
     overwrite: bool = False
     retry_failed: bool = False

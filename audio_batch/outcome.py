@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from audio_batch.errors import ErrorKind
+from audio_batch.errors import Away, ErrorKind
 from audio_batch.storage import PublishedFile
 
 
@@ -73,7 +73,8 @@ class Outcome:
     the part of the asset that was heard: it publishes nothing, and `duration_s` is its own length.
     `source` is the recording's identity, where that was not known before it was fetched.
     `superseded`: another device has published the asset meanwhile. `rehearsed`: done without
-    keeping or publishing anything.
+    keeping or publishing anything. `away`: it failed because its store, or that of the outputs, is
+    away.
     """
 
     asset_id: str
@@ -101,6 +102,7 @@ class Outcome:
     superseded: bool = False
     rehearsed: bool = False
     source: str | None = None
+    away: Away | None = None
 
 
 @dataclass(slots=True)
@@ -112,6 +114,23 @@ class DeviceShare:
     busy_s: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class StoreAway:
+    """A store that could not be used when a run ended.
+
+    Attributes:
+        store: its name, as "https://host" or "s3://bucket"; of a sign-in, "s3://".
+        reason: a phrase.
+        assets: that many are left to be done for it.
+        remedy: what to do, a sentence.
+    """
+
+    store: str
+    reason: str
+    assets: int
+    remedy: str
+
+
 @dataclass(slots=True)
 class RunResult:
     """How a run ended; the journal holds what became of each asset.
@@ -120,6 +139,7 @@ class RunResult:
 
     `dropped` says that work was left behind in native code, which no thread can be made to stop.
     `out_of_time`: assets are left because they would not have been done before the time limit.
+    `stores_away`: what other assets are left for.
     """
 
     done: int = 0
@@ -131,6 +151,7 @@ class RunResult:
     dropped: bool = False
     out_of_time: bool = False
     wall_s: float = 0.0
+    stores_away: tuple[StoreAway, ...] = ()
     devices_out: dict[str, str] = field(default_factory=dict)
     shares: dict[str, DeviceShare] = field(default_factory=dict)
 

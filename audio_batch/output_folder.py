@@ -9,20 +9,19 @@ or where --state-dir says. A shard of a manifest has a state of its own below th
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-import filelock
 import platformdirs
 
 from audio_batch import locations
-from audio_batch.errors import LockedError, SetupError, UsageError
+from audio_batch.errors import SetupError, UsageError
+from audio_batch.folder_lock import LOCK, FolderLock
+from audio_batch.leftovers import Leftovers
 from audio_batch.manifest_sources import SourceError, local_text
 from audio_batch.outputs import OutputPlace
 from audio_batch.remote.access import Access
@@ -30,10 +29,8 @@ from audio_batch.shards import FOLDER as SHARDS
 from audio_batch.shards import Shard, states
 from audio_batch.storage import (
     STATE_FOLDER,
-    TEMPORARY_PREFIX,
     make_folder,
     temporary_name,
-    temporary_prefix,
     write_atomic,
 )
 from audio_batch.text import for_terminal, redact
@@ -43,15 +40,6 @@ _OWNER = "location.json"
 
 _READABLE = 40
 """How much of a URL stands in the name of its state folder."""
-
-_LOCK = "run.lock"
-_FOREIGN = "s"
-"""What the mark of a state elsewhere begins with in names of temporary files; others by a digit."""
-
-_OLD_S = 24 * 3600.0
-_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOENT, errno.ENOTDIR)
-_PATIENCE_S = 3.0
-"""How long a shard waits for another's look at the whole's lock, which takes a moment."""
 
 
 class OutputFolder:
@@ -77,11 +65,13 @@ class OutputFolder:
         self.whole = root / STATE_FOLDER if state is None else state
         self.state = self.whole / SHARDS / shard.tag if shard else self.whole
         tag = shard.tag if shard else ""
-        self.place = OutputPlace(url or str(root), access, self._temporaries)
+        within = None if url else root
+        self._leftovers = Leftovers(within, self.whole, shard, elsewhere=self.is_elsewhere)
+        self.place = OutputPlace(url or str(root), access, self._leftovers.tag)
         self.journal_path = self.state / "journal.sqlite3"
         self.crash_log_path = self.state / "crash.log"
         self.summary_path = root / (f"summary.{tag}.json" if tag else "summary.json")
-        self._lock_path = self.state / _LOCK
+        self._lock_path = self.state / LOCK
 
     @classmethod
     def at(
@@ -114,15 +104,6 @@ class OutputFolder:
     def is_elsewhere(self) -> bool:
         """Whether the state of local outputs lies in a folder of its own."""
         return self.is_local and self.whole != self.root / STATE_FOLDER
-
-    @property
-    def _temporaries(self) -> str:
-        """Whose temporary files they are: one part's, and those of one state."""
-        tag = self.shard.tag if self.shard else ""
-        if not self.is_elsewhere:
-            return tag
-        digest = hashlib.sha256(str(self.whole).encode("utf-8", "surrogatepass")).hexdigest()
-        return f"{_FOREIGN}{digest[:8]}" + (f"-{tag}" if tag else "")
 
     @property
     def is_local(self) -> bool:
@@ -229,58 +210,21 @@ class OutputFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder for one run. The kernel drops the lock with the process, however it ends.
-
-        Shards hold it beside each other; a run without a shard holds it alone. Whoever comes
-        takes its own lock first and looks at the others' then, so that of two that come at once
-        one at least sees the other.
+        """Hold the folder for one run; see `FolderLock`.
 
         Raises:
             LockedError: another run holds it (exit 11).
             SetupError: it cannot be locked, or something in the state folder is a link.
         """
         self._refuse_links()
+        lock = FolderLock(self.where, self.shard, self._unwritable)
         with contextlib.ExitStack() as held:
-            self._take_all(held, self.whole)
+            lock.take(held, self.whole)
             if self.is_elsewhere and self.root.is_dir():
                 # Runs with other states may write into the same folder.
                 with contextlib.suppress(SetupError):
-                    self._take_all(held, self.root / STATE_FOLDER)
+                    lock.take(held, self.root / STATE_FOLDER)
             yield
-
-    def _take_all(self, held: contextlib.ExitStack, whole: Path) -> None:
-        """Hold what is this run's below a state folder, and see that nobody holds the rest."""
-        state = whole / SHARDS / self.shard.tag if self.shard else whole
-        try:
-            state.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise self._unwritable(state, error) from error
-        self._take(held, state / _LOCK)
-        if self.shard is None:
-            others, patience_s = sorted(whole.glob(f"{SHARDS}/*/{_LOCK}")), 0.0
-        else:
-            others, patience_s = [whole / _LOCK], _PATIENCE_S
-        for other in others:
-            with contextlib.ExitStack() as seen:
-                self._take(seen, other, patience_s)
-
-    def _take(self, held: contextlib.ExitStack, path: Path, patience_s: float = 0.0) -> None:
-        # Never the soft kind, which a dead process would leave behind.
-        lock = filelock.FileLock(path, timeout=patience_s, fallback_to_soft=False)
-        try:
-            held.enter_context(lock)
-        except filelock.Timeout:
-            raise LockedError(
-                f"Another run is at work in {self.where}.",
-                remedy="Wait for it, or choose another --output-dir; nothing needs unlocking.",
-            ) from None
-        except (OSError, NotImplementedError) as error:
-            if getattr(error, "errno", None) in _UNWRITABLE:
-                raise self._unwritable(path.parent, error) from error
-            raise SetupError(
-                f"The lock in {path.parent} cannot be taken: {error}.",
-                remedy="Choose an --output-dir, or a --state-dir, on a file system that has locks.",
-            ) from error
 
     def refuse_second(self) -> None:
         """Say early that another run holds the folder; `locked` is what keeps two runs apart.
@@ -293,46 +237,12 @@ class OutputFolder:
                 pass
 
     def leftovers(self) -> Iterator[Path]:
-        """Temporary files that a killed run left; to be called with the lock held.
-
-        Of a shard only its own: the others may be at work. Of runs with other states,
-        which may be at work too, what is older than a day.
-        """
-        tag = self._temporaries
-        prefix = temporary_prefix(tag if self.shard else "")
-        old_s = time.time() - _OLD_S
-
-        def ours(path: Path) -> bool:
-            if not path.name.startswith(prefix):
-                return False
-            foreign = path.name.removeprefix(TEMPORARY_PREFIX).startswith(_FOREIGN)
-            if self.shard is not None or (not foreign and not self.is_elsewhere):
-                return True
-            return bool(tag) and path.name.startswith(TEMPORARY_PREFIX + tag)
-
-        def old(path: Path) -> bool:
-            try:
-                return path.lstat().st_mtime < old_s
-            except OSError:
-                return False
-
-        for path in _files_below(self.state):
-            if path.name.startswith(TEMPORARY_PREFIX):
-                yield path
-        if not self.is_local:
-            return
-        for path in _files_below(self.root, without=self.whole):
-            if ours(path) or (path.name.startswith(TEMPORARY_PREFIX) and old(path)):
-                yield path
+        """Temporary files that a killed run left; to be called with the lock held."""
+        return self._leftovers.find()
 
     def sweep(self) -> int:
         """Remove the leftovers of a killed run; to be called with the lock held."""
-        count = 0
-        for path in self.leftovers():
-            with contextlib.suppress(OSError):
-                path.unlink()
-                count += 1
-        return count
+        return self._leftovers.sweep()
 
     def require(self) -> None:
         """For commands that read a finished run.
@@ -398,15 +308,6 @@ def of_a_run(
     return OutputFolder.at(location, state_dir=state_dir, shard=shard, access=access)
 
 
-def _files_below(folder: Path, *, without: Path | None = None) -> Iterator[Path]:
-    """Every file below a folder; `without` what lies in one of its own."""
-    for place, folders, names in os.walk(folder):
-        if without is not None and Path(place) == without.parent:
-            folders[:] = [name for name in folders if name != without.name]
-        for name in names:
-            yield Path(place, name)
-
-
 def _url(location: str) -> str:
     """The URL of a folder in an object store; "" for what is local.
 
@@ -441,7 +342,8 @@ def _local(location: str) -> Path:
 def _plain(url: str) -> str:
     """One spelling of a URL, whichever of a scheme's names it begins with."""
     scheme = locations.scheme(url)
-    return {"s3a": "s3", "gcs": "gs"}.get(scheme, scheme) + url[len(scheme) :]
+    same = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
+    return same.get(scheme, scheme) + url[len(scheme) :]
 
 
 def _home_of(url: str) -> Path:

@@ -61,6 +61,14 @@ class OutputNames:
             return self._changed[number]
         return self._wanted(number, asset_id)
 
+    def some(self, numbers: Sequence[int], ids: Sequence[str]) -> list[str]:
+        """The names of many."""
+        wanted, changed = self._wanted, self._changed
+        names = list(map(wanted, numbers, ids))
+        if changed:
+            names = [changed.get(number, name) for number, name in zip(numbers, names, strict=True)]
+        return names
+
     def told_apart(self) -> list[str]:
         """Those that have a hash only because another asset would share the name."""
         return [

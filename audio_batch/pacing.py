@@ -47,15 +47,23 @@ class Pacing:
             # Whoever says how many assets there are to be at a time means all of them.
             asked = max(0, self.options.threads - self.fleet.workers)
         shared = self.options.engine == DEFAULT_ENGINE and not self.options.decoding.sequential
-        kinds = {device.id: device.kind for device in self._devices}
         return Ahead(
             asked=asked,
             shared=shared,
             batch_size=lambda device: (
-                self.places.rung(device).batch_size or USUAL_BATCH[kinds[device]]
+                self.places.rung(device).batch_size or USUAL_BATCH[self._kind(device)]
             ),
             eased=lambda device: self.places.steps(device) > 0,
         )
+
+    def add(self, pace: Pace, device: Device) -> None:
+        """A device has joined: what earlier runs have learnt of it."""
+        found = self.file.nearest(self._key(device))
+        if found is not None:
+            pace.speeds.know(device.id, found.speed)
+
+    def _kind(self, device_id: str) -> str:
+        return next(device.kind for device in self._devices if device.id == device_id)
 
     def keep(self, pace: Pace) -> None:
         """Keep what this run has learnt."""

@@ -265,6 +265,7 @@ def _failed(outcome: Outcome, work: StageWork, failure: Failure) -> Outcome:
         error_text=failure.text,
         transient=failure.transient,
         device_failed=failure.device_failed,
+        away=failure.away,
         timings_s=work.clock.timings_s,
         stages=tuple(work.records),
     )

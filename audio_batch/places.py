@@ -39,22 +39,32 @@ class Places:
 
     def __post_init__(self) -> None:
         for load in self.fleet.balancer.loads():
-            device = load.device
-            slots = min(self.fleet.caps[device.id], self.fleet.workers)
-            known = self.remembered.lookup(
-                self._key(device), total_bytes=load.total_bytes, free_bytes=load.free_bytes
-            )
-            rung = begin_with(
-                known,
-                batch_size=self.options.batch_size,
-                slots=slots,
-                slots_asked=self.options.max_per_gpu is not None,
-                compute_type=self.options.compute_type,
-            )
-            self._begun_with[device.id] = load
-            self._rungs[device.id] = rung
-            if rung.slots < slots:
-                self.fleet.balancer.set_maximum(device.id, rung.slots)
+            self._begin(load)
+
+    def add(self, device_id: str) -> None:
+        """A device has joined the fleet, or is back: it begins as one that was there from the
+        beginning."""
+        (load,) = (one for one in self.fleet.balancer.loads() if one.device.id == device_id)
+        self._steps.pop(device_id, None)
+        self._begin(load)
+
+    def _begin(self, load: DeviceLoad) -> None:
+        device = load.device
+        slots = min(self.fleet.caps[device.id], self.fleet.workers)
+        known = self.remembered.lookup(
+            self._key(device), total_bytes=load.total_bytes, free_bytes=load.free_bytes
+        )
+        rung = begin_with(
+            known,
+            batch_size=self.options.batch_size,
+            slots=slots,
+            slots_asked=self.options.max_per_gpu is not None,
+            compute_type=self.options.compute_type,
+        )
+        self._begun_with[device.id] = load
+        self._rungs[device.id] = rung
+        if rung.slots < slots:
+            self.fleet.balancer.set_maximum(device.id, rung.slots)
 
     def _key(self, device: Device) -> Key:
         return Key(

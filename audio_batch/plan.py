@@ -292,9 +292,11 @@ def _often_killed(entry: JournalEntry) -> bool:
     """Whether the program was killed more than once while it was at this asset.
 
     The kernel kills for lack of memory without a trace, and so does a power cut: nobody is set
-    aside for it, but what may end the night comes last, and alone.
+    aside for it, but what may end the night comes last, and alone. An attempt that has told why it
+    ended was not killed.
     """
-    return entry.state is State.INTERRUPTED and entry.attempts > 1
+    untold = entry.error_kind is None
+    return entry.state is State.INTERRUPTED and untold and entry.attempts > 1
 
 
 def _admitted_alike(entry: JournalEntry, draft: Planned) -> bool:

@@ -16,20 +16,19 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-import psutil
-
-from audio_batch.errors import SetupError, UsageError
+from audio_batch.errors import SetupError
 from audio_batch.gpu.devices import Device
 from audio_batch.lifetime import STOP_SIGNALS
 from audio_batch.pools.hosts import Ending
 from audio_batch.ray_keeper import VARIABLE
+from audio_batch.ray_node import free_resources, request
 from audio_batch.text import for_terminal, redact
 
 _STORE_BYTES = 200_000_000
@@ -40,6 +39,15 @@ _LONGEST = 25
 
 _KNOCK_S = 10.0
 
+_ANSWER_S = 60.0
+"""For the head node to answer a client; it begins a process for that."""
+
+HEAD = "node:__internal_head__"
+"""What Ray calls the head node, as a resource."""
+
+_CLIENT_TRIES = 2
+"""The head node begins a process for each client, and gives it 30 s: a busy one takes longer."""
+
 _CALLS = 8
 """Of an actor at a time: one waits for news, the others are short."""
 
@@ -47,10 +55,7 @@ _CALLS = 8
 _NODE_DIED = re.compile(r"its node has died|actor's node was terminated|node is dead")
 _LACKS_MEMORY = re.compile(r"running low on memory|memory pressure")
 
-# What of a URL keeps no secret, though `redact` masks it: a variable's name, and a user's alone (on
-# the web it may be a token). A user whose password was a variable has a colon behind it.
-_VARIABLE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
-_USER = re.compile(r"(?i)(?:(?<!http://)(?<!https://)(?<=://)[^\s/?#:@]*|(?<=://)[^\s/?#:@]*:)@")
+_Answer = TypeVar("_Answer")
 
 _log = logging.getLogger("audio_batch.run")
 
@@ -78,25 +83,31 @@ class Spot:
 class Cluster:
     """A connection to Ray, of which a process has one.
 
-    `is_ours`: it was started for this run. `spots` are its devices by their ids. `workers_publish`:
-    every node can write where the outputs go.
+    `is_ours`: it was started for this run. `is_client`: Ray's client is what reaches it (`ray://`),
+    which does not know all that a driver on a node does. `spots` are its devices by their ids.
+    `workers_publish`: every node can write where the outputs go.
     """
 
     ray: ModuleType
     is_ours: bool
+    is_client: bool = False
     spots: dict[str, Spot] = field(default_factory=dict)
     workers_publish: bool = False
-    _asked: bool = False
+    _asked: tuple[int, dict[str, float]] | None = None
     _keeper: subprocess.Popen[bytes] | None = None
     _folder: Path | None = None
 
     def is_alive(self, node_id: str) -> bool:
         """Whether a node is still of the cluster."""
+        return node_id in self.alive()
+
+    def alive(self) -> set[str]:
+        """The nodes of the cluster; none where all of Ray has gone."""
         try:
             nodes = self.ray.nodes()
-        except Exception:  # all of Ray has gone
-            return False
-        return any(node["NodeID"] == node_id and node["Alive"] for node in nodes)
+        except Exception:
+            return set()
+        return {node["NodeID"] for node in nodes if node["Alive"]}
 
     def options_of(self, device: str) -> dict[str, Any]:
         """What Ray is asked for on behalf of a device's actor."""
@@ -123,27 +134,48 @@ class Cluster:
             return Ending("Ray, for lack of memory on its node")
         return Ending("the death of its actor", from_outside=True)
 
-    def ask_for(self, bundle: dict[str, float]) -> bool:
-        """Tell an autoscaler what is needed, until the run ends; False where there is none."""
+    def free(self, nodes: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, float]]:
+        """What is free of some nodes, by their ids; of one that Ray is silent of, all of it."""
+        found: Mapping[str, Mapping[str, float]] = {}
+        try:
+            found = self._there(free_resources)
+        except Exception as error:  # no public part of Ray tells it
+            _log.debug("What is free of the cluster is not known: %s", error)
+        return {node["NodeID"]: found.get(node["NodeID"], node["Resources"]) for node in nodes}
+
+    def ask_for(self, count: int, bundle: dict[str, float]) -> bool:
+        """Tell an autoscaler what is needed at a time, until the next call or the end of the run.
+
+        Args:
+            count: how many such bundles; 0 takes back what was asked for.
+
+        Returns:
+            False where it cannot be told. Whether there is one, nobody knows.
+        """
         if self.is_ours:
             return False
+        wanted = (count, bundle) if count else None
+        if wanted == self._asked:
+            return True
         try:
-            from ray.autoscaler.sdk import request_resources
-
-            request_resources(bundles=[bundle])
+            self._there(request, [bundle] * count)
         except Exception as error:  # whatever a cluster without one answers
             _log.debug("The autoscaler cannot be asked: %s", error)
             return False
-        self._asked = True
+        self._asked = wanted
         return True
+
+    def _there(self, call: Callable[..., _Answer], *arguments: object) -> _Answer:
+        """Ask Ray itself: here, or for a client on the head node."""
+        if not self.is_client:
+            return call(*arguments)
+        task = self.ray.remote(call).options(num_cpus=0, max_retries=0, resources={HEAD: 0.001})
+        answer: _Answer = self.ray.get(task.remote(*arguments), timeout=_ANSWER_S)
+        return answer
 
     def close(self) -> None:
         """Leave the cluster; one of our own is ended."""
-        if self._asked:
-            with contextlib.suppress(Exception):
-                from ray.autoscaler.sdk import request_resources
-
-                request_resources(bundles=[])  # it would stand for ever
+        self.ask_for(0, {})  # it would stand for ever
         with _signals_kept():
             self.ray.shutdown()
         if self._keeper is not None:
@@ -162,9 +194,7 @@ def connect(address: str | None) -> Cluster:
 
     Raises:
         SetupError: Ray is not installed, or there is no cluster at that address.
-        UsageError: there is a secret in this process's command line.
     """
-    require_no_secret(psutil.Process().cmdline())
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with _signals_kept():
         try:
@@ -177,33 +207,28 @@ def connect(address: str | None) -> Cluster:
         address = address or os.environ.get("RAY_ADDRESS")
         if address is None or address == "local":
             return _start(ray)
+        is_client = address.startswith("ray://")
         try:
             _knock(address)
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            _reach(ray, address, tries=_CLIENT_TRIES if is_client else 1)
         except Exception as error:
             raise SetupError(
                 f"There is no Ray cluster at {redact(address)}: {first_line(error)}.",
                 remedy="Start one (`ray start --head`), or leave --ray-address out for a local "
                 "Ray. Driver and cluster must be of one version of Ray and of Python.",
             ) from error
-    return Cluster(ray, is_ours=False)
+    return Cluster(ray, is_ours=False, is_client=is_client)
 
 
-def require_no_secret(words: Sequence[str]) -> None:
-    """Ray notes a driver's command line (`entrypoint`), and shows it to all who reach the cluster.
-
-    Raises:
-        UsageError: a secret stands in it.
-    """
-    for word in words:
-        bare = _USER.sub("", _VARIABLE.sub("", word))
-        if redact(bare) != bare:
-            raise UsageError(
-                f"There is a secret in the command line ({for_terminal(redact(word))[:200]}), "
-                "which Ray would note and show to everybody who reaches the cluster.",
-                remedy="Name databases by AUDIO_BATCH_DATABASE_URL and AUDIO_BATCH_RESULTS_DB, or "
-                "write '${VARIABLE}' instead of the secret.",
-            )
+def _reach(ray: ModuleType, address: str, *, tries: int) -> None:
+    for left in reversed(range(tries)):
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            return
+        except (ConnectionError, RuntimeError) as error:
+            if not left or "mismatch" in str(error):
+                raise
+            _log.info("The cluster has not answered: %s. It is asked again.", first_line(error))
 
 
 def _knock(address: str) -> None:

@@ -10,28 +10,25 @@ have it not.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
-from audio_batch import __version__, locations
-from audio_batch.errors import SetupError, UsageError
+from audio_batch import locations
+from audio_batch.errors import SetupError
 from audio_batch.gpu.devices import Device
-from audio_batch.ray_cluster import Cluster, Spot, first_line
-from audio_batch.ray_node import NodeReport, report
-from audio_batch.storage import temporary_name
+from audio_batch.ray_cluster import HEAD, Cluster, Spot
+from audio_batch.ray_flags import kind_of
+from audio_batch.ray_node import NodeReport
+from audio_batch.ray_reports import Needs, problem_of
 from audio_batch.text import for_terminal, redact
 
 LABEL = "audio-batch"
-
-_REPORT_S = 120.0
-"""For the nodes to tell of themselves; where there is a runtime environment, it is made first."""
 
 _ROOM_S = 600.0
 """For an autoscaler to bring the first node, or other people's work to leave one."""
@@ -40,21 +37,21 @@ _log = logging.getLogger("audio_batch.run")
 
 
 def find_devices(
-    cluster: Cluster, spec: str, *, witnesses: Sequence[str], output: str
+    cluster: Cluster, spec: str, needs: Needs, *, workers: int = 0
 ) -> tuple[Device, ...]:
     """Find what the cluster can work with now, and take it down in `cluster.spots`.
 
     Args:
         spec: `auto`, `cpu` or `cuda`.
-        witnesses: local recordings that every node must see.
-        output: where outputs go.
+        workers: so many an autoscaler is asked for where there is none yet; one at least.
 
     Raises:
         UsageError: see `kind_of`.
         SetupError: nothing of that kind is to be had, or no node can do the work.
     """
-    spots = _wait_for_spots(cluster, kind_of(spec))
-    able, problems = _able(cluster, spots, witnesses, output)
+    spots = _wait_for_spots(cluster, kind_of(spec), max(1, workers))
+    found = needs.reports(cluster, node_ids(spots))
+    able, problems = able_of(spots, found)
     for problem in problems:
         _log.warning("%s", for_terminal(redact(problem)))
     if not able:
@@ -62,36 +59,47 @@ def find_devices(
             f"No node of the cluster can do the work: {' '.join(problems)}",
             remedy="See docs/cluster.md for what every node needs.",
         )
+    cluster.workers_publish = locations.is_remote(needs.output) or all(
+        isinstance(one, NodeReport) and one.writes
+        for one in (found[node_id] for node_id in node_ids(able))
+    )
     cluster.spots = {spot.device.id: spot for spot in able}
     return tuple(spot.device for spot in able)
 
 
-def kind_of(spec: str) -> str:
-    """What `--device` asks of a cluster: `auto`, `cpu` or `cuda`.
+def able_of(
+    spots: Iterable[Spot], found: Mapping[str, NodeReport | str]
+) -> tuple[list[Spot], list[str]]:
+    """The spots on nodes that can do the work, and a sentence about each other node."""
+    able: list[Spot] = []
+    problems: dict[str, str] = {}
+    for spot in spots:
+        said = found[spot.node_id]
+        problem = problem_of(said)
+        if problem is not None:
+            problems[spot.node_id] = f"{spot.node} is left out: {problem}"
+        elif isinstance(said, NodeReport):
+            able.append(dataclasses.replace(spot, free_bytes=said.free_bytes))
+    return able, list(problems.values())
 
-    Raises:
-        UsageError: it is none of these.
-    """
-    word = spec.strip().lower()
-    if word not in ("auto", "cpu", "cuda"):
-        raise UsageError(
-            f"--device {spec} names devices of this machine; those of a cluster have no numbers.",
-            remedy="Write --device auto, cpu or cuda.",
-        )
-    return word
+
+def node_ids(spots: Iterable[Spot]) -> list[str]:
+    """The nodes of some spots, each once."""
+    return list(dict.fromkeys(spot.node_id for spot in spots))
 
 
-def _wait_for_spots(cluster: Cluster, word: str) -> list[Spot]:
+def _wait_for_spots(cluster: Cluster, word: str, workers: int) -> list[Spot]:
     """What is free now; where nothing is, the autoscaler is told, and its nodes are waited for."""
     deadline_s = time.monotonic() + _ROOM_S
-    bundle = {"CPU": 1.0} if word == "cpu" else {"GPU": 1.0}
     told = False
     while True:
         nodes = chosen(cluster.ray.nodes())
-        spots = find_spots(nodes, _available(nodes), word)
+        spots = find_spots(nodes, cluster.free(nodes), word)
         if spots:
             return spots
-        if time.monotonic() > deadline_s or not (told or cluster.ask_for(bundle)):
+        if time.monotonic() > deadline_s or not (
+            told or cluster.ask_for(workers, bundle_of(nodes, word))
+        ):
             what = "GPU" if word == "cuda" else "core" if word == "cpu" else "GPU or core"
             raise SetupError(
                 f"The cluster has no {what} that is free.",
@@ -103,6 +111,19 @@ def _wait_for_spots(cluster: Cluster, word: str) -> list[Spot]:
         time.sleep(2.0)
 
 
+def bundle_of(nodes: Sequence[Mapping[str, Any]], word: str) -> dict[str, float]:
+    """What an autoscaler is asked for on behalf of one worker.
+
+    Args:
+        word: `cpu` for cores: as many as the smallest node has, the head node apart.
+    """
+    if word != "cpu":
+        return {"GPU": 1.0}
+    workers = [node for node in nodes if HEAD not in node["Resources"]] or nodes
+    sizes = [float(int(node["Resources"].get("CPU", 0))) for node in workers]
+    return {"CPU": min((size for size in sizes if size >= 1), default=1.0)}
+
+
 def chosen(nodes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The nodes of a cluster that a run uses; see the module's docstring."""
     alive = [node for node in nodes if node["Alive"]]
@@ -110,22 +131,21 @@ def chosen(nodes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return wanted or [node for node in alive if node.get("Labels", {}).get(LABEL) != "no"]
 
 
-def _available(nodes: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float]]:
-    """What is free of each node by its id; all of it where Ray does not say (a Ray client)."""
-    try:
-        from ray._private.state import available_resources_per_node
-
-        found: Mapping[str, Mapping[str, float]] = available_resources_per_node()
-    except Exception:
-        found = {}
-    return {node["NodeID"]: found.get(node["NodeID"], node["Resources"]) for node in nodes}
-
-
 def find_spots(
-    nodes: Sequence[Mapping[str, Any]], free: Mapping[str, Mapping[str, float]], word: str
+    nodes: Sequence[Mapping[str, Any]],
+    free: Mapping[str, Mapping[str, float]],
+    word: str,
+    known: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Spot]:
+    """The devices of some nodes.
+
+    Args:
+        free: what is free of each node, by its id.
+        word: see `kind_of`.
+        known: names of nodes that the run has already, by their ids.
+    """
     spots: list[Spot] = []
-    names = _names(nodes)
+    names = _names(nodes, known)
     if word != "cpu":
         for node in nodes:
             spots += _gpus(node, names[node["NodeID"]], free[node["NodeID"]])
@@ -136,18 +156,22 @@ def find_spots(
     return spots
 
 
-def _names(nodes: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """A name for each node: what `ray start --node-name` said, else its host's; unique."""
+def _names(nodes: Sequence[Mapping[str, Any]], known: Mapping[str, str]) -> dict[str, str]:
+    """A name for each node: what `ray start --node-name` said, else its host's; unique.
+
+    One that comes in the place of one that has gone may have its name.
+    """
     plain = {}
     for node in nodes:
         given, address = node.get("NodeName", ""), node.get("NodeManagerAddress", "")
         name = given if given and given != address else node.get("NodeManagerHostname") or address
         plain[node["NodeID"]] = re.sub(r"[^A-Za-z0-9._-]", "-", str(name)) or "node"
     often = Counter(plain.values())
-    return {
+    unique = {
         node_id: name if often[name] == 1 else f"{name}-{node_id[:6]}"
         for node_id, name in plain.items()
     }
+    return {node_id: known.get(node_id, name) for node_id, name in unique.items()}
 
 
 def _gpus(node: Mapping[str, Any], name: str, free: Mapping[str, float]) -> list[Spot]:
@@ -190,99 +214,3 @@ def _cores(node: Mapping[str, Any], name: str, free: Mapping[str, float]) -> lis
     uuid = f"ray:cpu:{count}"
     device = Device(f"ray:{name}/cpu", "cpu", None, uuid, what, None, name)
     return [Spot(name, node["NodeID"], device, float(count), 0.0, count, 0)]
-
-
-# -- what the nodes say ---------------------------------------------------------------------------
-
-
-def _able(
-    cluster: Cluster, spots: Sequence[Spot], witnesses: Sequence[str], output: str
-) -> tuple[list[Spot], list[str]]:
-    """The spots on nodes that can do the work, and a sentence about each other node."""
-    reports = _reports(cluster, spots, witnesses, output)
-    problems = {
-        node_id: problem
-        for node_id, found in reports.items()
-        if (problem := _problem(found)) is not None
-    }
-    names = {spot.node_id: spot.node for spot in spots}
-    able = [
-        dataclasses.replace(spot, free_bytes=found.free_bytes)
-        for spot in spots
-        if spot.node_id not in problems and isinstance(found := reports[spot.node_id], NodeReport)
-    ]
-    cluster.workers_publish = locations.is_remote(output) or all(
-        isinstance(found, NodeReport) and found.writes
-        for node_id, found in reports.items()
-        if node_id not in problems
-    )
-    return able, [f"{names[node_id]} is left out: {text}" for node_id, text in problems.items()]
-
-
-def _reports(
-    cluster: Cluster, spots: Sequence[Spot], witnesses: Sequence[str], output: str
-) -> dict[str, NodeReport | str]:
-    """What each node says, or why it says nothing."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    ray = cluster.ray
-    ask = ray.remote(report)
-    with _token(output) as token:
-        asked = {
-            node_id: ask.options(
-                num_cpus=0,
-                max_retries=0,
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
-            ).remote(tuple(witnesses), token)
-            for node_id in dict.fromkeys(spot.node_id for spot in spots)
-        }
-        deadline_s = time.monotonic() + _REPORT_S
-        found: dict[str, NodeReport | str] = {}
-        for node_id, reference in asked.items():
-            try:
-                found[node_id] = ray.get(reference, timeout=max(0.1, deadline_s - time.monotonic()))
-            except ray.exceptions.GetTimeoutError:
-                found[node_id] = f"it has not answered within {_REPORT_S:.0f} s."
-            except Exception as error:  # among them what Ray makes of a missing package
-                found[node_id] = _why(error)
-    return found
-
-
-@contextlib.contextmanager
-def _token(output: str) -> Iterator[Path | None]:
-    """A file in a local output folder, for the nodes to find."""
-    if locations.is_remote(output):
-        yield None
-        return
-    path = Path(output) / temporary_name()
-    try:
-        path.write_bytes(b"")
-        yield path
-    except OSError:
-        yield None
-    finally:
-        with contextlib.suppress(OSError):
-            path.unlink()
-
-
-def _why(error: Exception) -> str:
-    text = str(error)
-    if "ModuleNotFoundError" in text or "No module named" in text:
-        missing = re.search(r"No module named '([^']+)'", text)
-        what = missing[1].partition(".")[0] if missing else "audio_batch"
-        name = "audio-batch" if what == "audio_batch" else what
-        return f"{name} is not installed there (pip install 'audio-batch[ray]=={__version__}')."
-    return f"it cannot run anything of ours: {first_line(error)}."
-
-
-def _problem(found: NodeReport | str) -> str | None:
-    if isinstance(found, str):
-        return found
-    if found.version != __version__:
-        return f"it has audio-batch {found.version}, the run is of version {__version__}."
-    if found.unseen:
-        return (
-            f"it does not see {found.unseen}; recordings must lie in a folder that every node "
-            "has under the same name, or in an object store."
-        )
-    return None

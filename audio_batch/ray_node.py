@@ -1,4 +1,8 @@
-"""What a node of a Ray cluster tells of itself before it is given work. Runs there, as a task."""
+"""What a node of a Ray cluster tells of itself before it is given work. Runs there, as a task.
+
+`free_resources` and `request` ask Ray itself; they run in the driver, or on the head node for a
+driver that is only a client of the cluster.
+"""
 
 from __future__ import annotations
 
@@ -45,6 +49,21 @@ def report(witnesses: Sequence[str], token: Path | None) -> NodeReport:
         writes=token is not None and _can_write_beside(token),
         free_bytes=available_bytes(),
     )
+
+
+def free_resources() -> dict[str, dict[str, float]]:
+    """What is free of each node, by its id."""
+    from ray._private.state import available_resources_per_node
+
+    found: dict[str, dict[str, float]] = available_resources_per_node()
+    return found
+
+
+def request(bundles: Sequence[dict[str, float]]) -> None:
+    """Tell the autoscaler what is needed at a time; it stands until the next request."""
+    from ray.autoscaler.sdk import request_resources
+
+    request_resources(bundles=list(bundles))
 
 
 def _is_there(path: str) -> bool:

@@ -51,11 +51,7 @@ class Recovery:
         Raises:
             SetupError: the store does not answer: to go on would do all of it again.
         """
-        if self._worthwhile is None:
-            self._worthwhile = not self._outputs.is_empty()
-        if not self._worthwhile:
-            return 0
-        candidates = [item for item in planned if self._outputs.size_bytes(_canonical(item))]
+        candidates = [item for item in planned if self.is_published(item.output_name)]
         found = [entry for entry in self._entries(candidates) if entry is not None]
         if not found:
             return 0
@@ -66,6 +62,16 @@ class Recovery:
         self.count += len(found)
         return len(found)
 
+    def is_published(self, output_name: str) -> bool:
+        """Whether there may be a transcript of this name.
+
+        Raises:
+            SetupError: the store does not answer.
+        """
+        if self._worthwhile is None:
+            self._worthwhile = not self._outputs.is_empty()
+        return self._worthwhile and bool(self._outputs.size_bytes(_canonical(output_name)))
+
     def _entries(self, candidates: Sequence[Planned]) -> Iterator[JournalEntry | None]:
         if self._outputs.at_once == 1:
             yield from map(self._entry, candidates)
@@ -74,7 +80,7 @@ class Recovery:
             yield from threads.map(self._entry, candidates)
 
     def _entry(self, item: Planned) -> JournalEntry | None:
-        path = _canonical(item)
+        path = _canonical(item.output_name)
         try:
             data = self._outputs.read(PurePosixPath(path))
         except OSError:
@@ -88,8 +94,8 @@ class Recovery:
         return _row(item, sealed, (*sealed.outputs, canonical))
 
 
-def _canonical(item: Planned) -> str:
-    return f"{item.output_name}{FORMATS['json'].suffix}"
+def _canonical(output_name: str) -> str:
+    return f"{output_name}{FORMATS['json'].suffix}"
 
 
 def _is_of(sealed: Sealed, item: Planned) -> bool:

@@ -141,6 +141,8 @@ class LogReporter:
                 share = event.share or "original"
                 text = f"{event.asset_id} ({share}): {event.device} is no longer waited for"
                 self._say(event, "INFO", text)
+            case events.DeviceJoined():
+                self._say(event, "INFO", _joining(event))
             case events.DeviceOut():
                 self._say(event, "ERROR", f"{event.device} is taken out: {event.reason}")
             case events.StopRequested():
@@ -189,9 +191,16 @@ def _named(event: events.AssetStarted) -> str:
     return f"{event.name} ({event.share})" if event.share else event.name
 
 
+def _titled(event: events.AssetFinished) -> str:
+    part = event.outcome.part
+    return f"{event.name} ({part})" if part else event.name
+
+
 def _closing(event: events.AssetFinished) -> tuple[str, str]:
     outcome = event.outcome
     head = f"[{event.position}/{event.total}]"
+    if event.waits_for:
+        return "INFO", f"{head} Waits for {event.waits_for}: {_titled(event)}"
     if outcome.part and outcome.state is State.DONE:
         return "INFO", f"{head} Heard: {event.name} ({outcome.part}) in {event.wall_s:.1f} s"
     if outcome.part:  # the asset itself tries it once more, and says what is wrong
@@ -213,6 +222,10 @@ def _closing(event: events.AssetFinished) -> tuple[str, str]:
         return "WARNING", text
     how = "Incomplete" if outcome.state is State.INCOMPLETE else "Failed"
     return "ERROR", f"{head} {how}: {event.name}: {outcome.error_text} [{outcome.error_kind}]"
+
+
+def _joining(event: events.DeviceJoined) -> str:
+    return f"{event.device} ({event.name}) joins the run, {event.slots} at a time"
 
 
 def _stopping(event: events.StopRequested) -> str:
@@ -287,6 +300,8 @@ class LiveReporter:
                 self._finished(event)
             case events.AssetDropped():
                 self._gone(event.device, events.job_key(event.asset_id, event.share))
+            case events.DeviceJoined():
+                self._print(_joining(event))
             case events.DeviceOut():
                 self._print(f"{event.device} is taken out: {event.reason}", "red")
             case events.StopRequested():

@@ -173,7 +173,7 @@ class StageWork:
         try:
             return self._do(stage, work)
         except Exception as error:
-            if isinstance(error, AssetError) and error.kind in _NO_STAGES_FAULT:
+            if isinstance(error, AssetError) and self._is_no_stages_fault(error):
                 raise
             failure = Failure.of(error, f"{self.job.asset.id} ({stage})")
             # Where only a new process helps, this stage is tried again in it. Else the words can
@@ -181,6 +181,11 @@ class StageWork:
             lost = isinstance(error, DeviceError) and is_sticky(error.message)
             self.failures[stage] = dataclasses.replace(failure, device_failed=lost)
             return None
+
+    def _is_no_stages_fault(self, error: AssetError) -> bool:
+        """Whether all of the asset fails: what is missing will be there, or never can be."""
+        held = error.away is not None and self.context.options.outage_wait_s > 0
+        return held or error.kind in _NO_STAGES_FAULT
 
     # -- doing ------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +23,7 @@ from audio_batch import __version__
 from audio_batch.errors import ExitCode
 from audio_batch.journal import Journal, JournalEntry
 from audio_batch.journal_counts import BAD, FAILED, NOTED, SUSPECT_DONE, Rows
-from audio_batch.outcome import DeviceShare, RunResult, State
+from audio_batch.outcome import DeviceShare, RunResult, State, StoreAway
 from audio_batch.reporters import clock
 from audio_batch.storage import write_atomic
 from audio_batch.text import for_terminal
@@ -34,6 +34,7 @@ _ENDED_BY = {
     "time_limit": "the time was up (--until, --max-runtime)",
     "signal": "it was interrupted",
     "failure": "it was ended after a failure",
+    "store_away": "a store was away",
 }
 
 
@@ -45,8 +46,9 @@ class Summary:
     settled by earlier runs; incomplete assets count as failed, and `incomplete` says how many they
     are; `suspects` transcripts may not be the whole truth, `suspects_first` of them have not been
     done again for it, which changes neither their state nor the exit code; `error` is what ended
-    the run before its time, `ended_by` what left assets to the next one ("time_limit", "signal" or
-    "failure"). `audio_s`, `wall_s` and `rtfx` (audio seconds per wall second) are this run's alone.
+    the run before its time, `ended_by` what left assets to the next one ("time_limit", "signal",
+    "failure" or "store_away"), `stores_away` what some of them are left for. `audio_s`, `wall_s`
+    and `rtfx` (audio seconds per wall second) are this run's alone.
     `results_undelivered` outcomes have not reached the database (None: there is none); the next run
     delivers them. `failures`, `noted` and `suspect` are the first of each; `lists` has all.
     """
@@ -69,7 +71,8 @@ class Summary:
     suspects: int = 0
     suspects_first: int = 0
     error: str | None = None
-    ended_by: Literal["time_limit", "signal", "failure"] | None = None
+    ended_by: Literal["time_limit", "signal", "failure", "store_away"] | None = None
+    stores_away: tuple[StoreAway, ...] = ()
     results_undelivered: int | None = None
     failures: list[dict[str, Any]] = field(default_factory=list)
     noted: list[dict[str, Any]] = field(default_factory=list)
@@ -93,6 +96,7 @@ class Summary:
             "exit_meaning": ExitCode(self.exit_code).name.lower(),
             "error": self.error,
             "ended_by": self.ended_by,
+            "stores_away": [asdict(store) for store in self.stores_away],
             "selected": self.selected,
             "skipped": self.skipped,
             "done": self.done,
@@ -215,6 +219,7 @@ def summarise(
         noted=list(islice(lists.noted(), SHOWN_FAILURES)),
         devices=dict(result.shares),
         devices_out=dict(result.devices_out),
+        stores_away=result.stores_away,
     )
     for entry in lists.failed():
         summary.failed_before += entry.run_id != run_id
@@ -236,12 +241,16 @@ def summarise(
             summary.ended_by = "signal"
         elif result.stopped_by_failure:
             summary.ended_by = "failure"
+        elif result.stores_away:
+            summary.ended_by = "store_away"
     return summary
 
 
 def _exit_code(summary: Summary, result: RunResult) -> ExitCode:
     if (result.interrupted or result.out_of_time) and summary.not_done:
         return ExitCode.INTERRUPTED
+    if summary.stores_away and summary.not_done:
+        return ExitCode.ENVIRONMENT
     if summary.failed or summary.failed_before or summary.not_done:
         return ExitCode.SOME_FAILED
     return ExitCode.OK
@@ -327,6 +336,10 @@ def show(summary: Summary, console: Console) -> None:
         text = f"note: {noted['name']} ({noted['id']}): {'; '.join(noted['notes'])}"
         console.print(escape(for_terminal(text)), style="yellow", highlight=False, soft_wrap=True)
     _show_suspects(summary, console)
+    for store in summary.stores_away:
+        wait = "1 asset waits" if store.assets == 1 else f"{store.assets} assets wait"
+        text = f"{store.store} is away: {store.reason}; {wait} for it. {store.remedy}"
+        console.print(escape(for_terminal(text)), style="yellow", highlight=False, soft_wrap=True)
     if why := _why(summary).removeprefix("; "):
         left = f"{summary.not_done} {'asset is' if summary.not_done == 1 else 'assets are'} left"
         console.print(

@@ -8,6 +8,7 @@ the runner takes it: `Todo` is its feed. So a million assets cost a few bytes ea
 from __future__ import annotations
 
 import itertools
+import math
 import operator
 from array import array
 from collections.abc import Callable, Iterator, Sequence, Set
@@ -29,6 +30,7 @@ from audio_batch.pipeline import source_identity
 from audio_batch.plan import Action, Planned, danger, plan
 from audio_batch.storage import PublishedFile
 from audio_batch.survey import Survey
+from audio_batch.untouched import New, Untouched
 
 CHUNK = 4096
 """Assets that are planned together: what the journal says of them is not held longer than that."""
@@ -44,6 +46,8 @@ class Planner:
         look: fills in the identity of recordings that do not lie on this machine.
         recover: takes over what the journal does not know though its outputs are there; it is
             given assets without a row, and says of how many there is one now.
+        is_published: whether something stands under an output name that could be taken over;
+            None: there may be, under any.
     """
 
     options: RunOptions
@@ -55,6 +59,7 @@ class Planner:
     stands: Callable[[PublishedFile], bool]
     look: Callable[[Sequence[Asset]], Sequence[Asset]] | None = None
     recover: Callable[[Sequence[Planned]], int] | None = None
+    is_published: Callable[[str], bool] | None = None
 
     def keeping(self, remarkable: set[int]) -> Keeping:
         """What finds those quickly for which there is nothing to do."""
@@ -66,6 +71,17 @@ class Planner:
             self.naming,
             self.stands,
             remarkable,
+        )
+
+    def untouched(self) -> Untouched:
+        """What finds those quickly of which nothing is known."""
+        takes_over = self.is_published or (lambda _: True)
+        return Untouched(
+            self.options,
+            self.wanted,
+            self.journal.lookup,
+            self.output_names,
+            None if self.recover is None else takes_over,
         )
 
     def looked(self, assets: Sequence[Asset]) -> Sequence[Asset]:
@@ -178,6 +194,7 @@ class Todo:
         options = self.planner.options
         in_order = options.policy != EARLIEST_FINISH or options.in_order
         keeping = self.planner.keeping(self._remarkable)
+        untouched = self.planner.untouched()
         assets = self.assets
         by_id = not assets.remote(range(len(assets)))
         for places in _chunks(assets, by_id=by_id):
@@ -186,6 +203,14 @@ class Todo:
             seen = {number: asset.seen for number, asset in looked.items()}
             unsure = keeping.unsure(assets, places, seen, neighbours=by_id)
             self.kept += len(places) - len(unsure)
+            new, unsure = untouched.split(assets, unsure, seen)
+            self._count_new(new)
+            self._order.extend(new.places)
+            dangers.extend(array("L", bytes(dangers.itemsize * len(new.places))))
+            if not in_order:
+                suspects.extend(bytes(len(new.places)))
+                priorities.extend([-priority for priority in new.priorities])
+                longest.extend([-seconds for seconds in new.likely_s])
             chunk = [looked.get(asset.position, asset) for asset in assets.pick(unsure)]
             place_of = dict(zip((asset.id for asset in chunk), unsure, strict=True))
             for item in self.planner.plan(chunk, recovering=True):
@@ -198,11 +223,20 @@ class Todo:
                     suspects.append(item.suspect)
                     priorities.append(-item.asset.priority)
                     longest.append(-lengths.of_asset(item))
+        self._needed |= untouched.needed
         if in_order or len(self._order) <= WINDOW:
             # The runner sees all of them at once, and numbers them as the manifest has them.
             self._order = _sort(self._order, dangers)
         else:
             self._order = _sort(self._order, suspects, dangers, priorities, longest)
+
+    def _count_new(self, new: New) -> None:
+        known_s = [seconds for seconds in new.durations_s if not math.isnan(seconds)]
+        self.to_hear += len(new.places)
+        self.to_hear_s += sum(known_s)
+        self.audio_s += sum(known_s)
+        self.unknown += len(new.places) - len(known_s) + known_s.count(0.0)
+        self._unheard.extend(itertools.compress(new.places, map(math.isnan, new.durations_s)))
 
     def _count(self, item: Planned, number: int) -> bool:
         """Whether it is to be done."""
@@ -255,7 +289,7 @@ def names_of_others(assets: Assets, journal: Journal) -> Iterator[str]:
         return
     known = set(map(hash, assets.ids()))
     # There mostly are none, and the ids alone are in an index.
-    if all(hash(one) in known for one in journal.lookup.ids()):
+    if known.issuperset(map(hash, journal.lookup.ids())):
         return
     for asset_id, path in journal.lookup.json_paths():
         if hash(asset_id) not in known:

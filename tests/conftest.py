@@ -6,16 +6,24 @@ import logging
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import stub_nvml
+from forked import Forks
 from program import SHARED, Answer, command, environment
 from shipped import ended
+from stores import clouds
 from stores.moto_process import MotoServer
 from stores.s3 import S3
 from stores.servers import WebServer
+
+# Thousands of processes are begun here: each would compile the program and torch for itself.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Two workers on two cores, each with a thread for every core, are in each other's way.
@@ -41,17 +49,32 @@ def stub_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return stub_nvml.build(tmp_path_factory.mktemp("stub"))
 
 
+_environment = environment()
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """The program without the time that its imports take."""
+    forks = Forks(_environment)
+    yield forks
+    forks.close()
+
+
 @pytest.fixture
-def cli(tmp_path: Path) -> Callable[..., Answer]:
+def cli(tmp_path: Path, forks: Forks) -> Callable[..., Answer]:
     """Run the program as a user would, in `tmp_path`, with neither terminal nor input."""
 
     def run(
         *arguments: object, env: dict[str, str] | None = None, timeout_s: float = 240
     ) -> Answer:
+        variables = environment(**(env or {}))
+        answer = forks.run([str(a) for a in arguments], tmp_path, variables, timeout_s)
+        if answer is not None:
+            return answer
         done = subprocess.run(
             command(*arguments),
             cwd=tmp_path,
-            env=environment(**(env or {})),
+            env=variables,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -102,6 +125,54 @@ def s3(moto_server: MotoServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]
         monkeypatch.setenv(name, value)
     yield store
     store.close()
+
+
+@pytest.fixture(scope="session")
+def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clouds.Azure]:
+    """Azure's store as a process of its own."""
+    pytest.importorskip("adlfs", reason="needs audio-batch[azure]")
+    if clouds.azurite_program() is None:
+        pytest.skip("needs Azurite: npm install -g azurite, or AUDIO_BATCH_AZURITE=…/azurite-blob")
+    with clouds.Azurite(tmp_path_factory.mktemp("azurite")) as process:
+        store = clouds.Azure(process)
+        yield store
+        store.close()
+
+
+@pytest.fixture(scope="session")
+def google_emulator() -> Iterator[clouds.Google]:
+    """Google's store as a process of its own."""
+    pytest.importorskip("gcsfs", reason="needs audio-batch[gcs]")
+    pytest.importorskip("gcp_storage_emulator", reason="needs the package gcp-storage-emulator")
+    with clouds.GoogleEmulator() as process:
+        store = clouds.Google(process)
+        yield store
+        store.close()
+
+
+@pytest.fixture
+def azure(azurite: clouds.Azure, monkeypatch: pytest.MonkeyPatch) -> clouds.Azure:
+    """An empty container; this process has the key to it."""
+    return _entered(azurite, monkeypatch)
+
+
+@pytest.fixture
+def google(google_emulator: clouds.Google, monkeypatch: pytest.MonkeyPatch) -> clouds.Google:
+    """An empty bucket; this process knows where it is."""
+    return _entered(google_emulator, monkeypatch)
+
+
+_Cloud = TypeVar("_Cloud", bound=clouds.Cloud)
+
+
+def _entered(store: _Cloud, monkeypatch: pytest.MonkeyPatch) -> _Cloud:
+    store.empty()
+    for name in list(os.environ):
+        if name.startswith(("AZURE_", "GOOGLE_")):
+            monkeypatch.delenv(name)
+    for name, value in store.environment.items():
+        monkeypatch.setenv(name, value)
+    return store
 
 
 @pytest.fixture

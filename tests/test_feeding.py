@@ -149,8 +149,8 @@ def test_nothing_is_remembered_of_what_is_done(house: House) -> None:
     assert house.states()[State.RUNNING] == 0
     runner = house.runner
     assert runner is not None
-    mishaps = runner._mishaps
-    kept = (runner._positions, runner._tries, mishaps.failed_on, mishaps.deaths)
+    begun, mishaps = runner._departures, runner._mishaps
+    kept = (begun.positions, begun.tries, mishaps.failed_on, mishaps.deaths)
     assert [len(one) for one in kept] == [0, 0, 0, 0]
 
 

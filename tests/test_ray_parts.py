@@ -34,8 +34,9 @@ from audio_batch.pools.hosts import Ending, LocalHandle
 from audio_batch.pools.messages import Brought, Elsewhere, Ended, Refused, Told
 from audio_batch.pools.ray_actor import PREFIX, DeviceActor, Gone
 from audio_batch.pools.ray_pool import RayHandle, Shelves
-from audio_batch.ray_cluster import Cluster, require_no_secret
-from audio_batch.ray_devices import find_spots, kind_of
+from audio_batch.ray_cluster import Cluster
+from audio_batch.ray_devices import find_spots
+from audio_batch.ray_flags import kind_of, require_no_secret
 from audio_batch.ray_keeper import VARIABLE
 from audio_batch.ray_node import report
 from audio_batch.storage import PublishedFile

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
+from attempt_rows import count_attempts
 from program import Answer, command, environment, write_manifest, write_tone
 
 from audio_batch.formats import FormatOptions, render
@@ -50,11 +51,7 @@ def rows(out: Path, shard: str = "") -> dict[str, JournalEntry]:
 
 
 def attempts(out: Path) -> int:
-    journal = Journal(OutputFolder(out).journal_path, read_only=True)
-    try:
-        return journal.attempt_count()
-    finally:
-        journal.close()
+    return count_attempts(OutputFolder(out).journal_path)
 
 
 def stamps(out: Path) -> dict[str, tuple[int, bytes]]:

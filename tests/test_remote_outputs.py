@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from attempt_rows import count_attempts
 from program import Answer, command, environment, text_outputs, write_manifest
 from stores.faults import Rule
 from stores.s3 import S3
@@ -40,11 +41,7 @@ def states(folder: Path) -> dict[str, State]:
 
 
 def attempts(folder: Path) -> int:
-    journal = Journal(folder / "state/journal.sqlite3", read_only=True)
-    try:
-        return journal.attempt_count()
-    finally:
-        journal.close()
+    return count_attempts(folder / "state/journal.sqlite3")
 
 
 def outputs(s3: S3) -> dict[str, bytes]:

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from attempt_rows import count_attempts
 from program import Answer, text_outputs, write_manifest, write_tone
 
 from audio_batch.formats import FORMATS
-from audio_batch.journal import Journal
 
 Cli = Callable[..., Answer]
 NULL = ("--engine", "null")
@@ -19,7 +19,7 @@ LINE = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d - \[[^\]]+\] - (DEBUG|INFO|W
 
 
 def attempts(folder: Path) -> int:
-    return Journal(folder / ".audio-batch/journal.sqlite3", read_only=True).attempt_count()
+    return count_attempts(folder / ".audio-batch/journal.sqlite3")
 
 
 def stamps(folder: Path) -> dict[str, tuple[int, int]]:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attempt_rows import count_attempts
+from fake_gpus import FakeProbe, fake_gpu
 from loaders import Loading
 
 from audio_batch import events
@@ -19,7 +21,6 @@ from audio_batch.errors import DeviceError, ErrorKind, SetupError
 from audio_batch.feeding import ListFeed
 from audio_batch.gpu.balancer import Balancer
 from audio_batch.gpu.devices import CPU, Device
-from audio_batch.gpu.fake import FakeProbe, fake_gpu
 from audio_batch.gpu.probe import Sampler
 from audio_batch.journal import Journal
 from audio_batch.manifest import Asset
@@ -30,6 +31,7 @@ from audio_batch.plan import Action, Planned
 from audio_batch.pools import Pool, SerialPool, ThreadPool
 from audio_batch.runner import Runner
 from audio_batch.storage import PublishedFile
+from audio_batch.wiring import Means
 
 Work = Callable[[Job], Outcome]
 GPUS = tuple(Device(f"cuda:{n}", "cuda", n, f"GPU-{n}", "T", None) for n in range(3))
@@ -107,7 +109,7 @@ class House:
         make = pool or (lambda work: ThreadPool(work, sum(caps.values())))
         journal = Journal(self.path)
         try:
-            self.runner = Runner(
+            means = Means(
                 options=options,
                 journal=journal,
                 run_id=journal.begin_run(version="0", request={}),
@@ -117,6 +119,7 @@ class House:
                 emit=self.told.append,
                 **more,
             )
+            self.runner = Runner(means)
             if during is not None:
                 threading.Thread(target=during, args=(self.runner,), daemon=True).start()
             return self.runner.run(ListFeed(planned(count) if todo is None else todo))
@@ -127,7 +130,7 @@ class House:
         return Counter(entry.state for entry in Journal(self.path, read_only=True).entries())
 
     def attempts(self) -> int:
-        return Journal(self.path, read_only=True).attempt_count()
+        return count_attempts(self.path)
 
 
 @pytest.fixture

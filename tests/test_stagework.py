@@ -41,6 +41,7 @@ from audio_batch.stages import path_of
 from audio_batch.storage import STATE_FOLDER
 from audio_batch.tell import Tell
 from audio_batch.transcript import Segment, Speaker, Turn, Word
+from audio_batch.wiring import Means
 
 OPTIONS = RunOptions(
     model="m", engine="null", decoding=DecodingOptions(language="en"), retry_delay_s=0.001
@@ -184,7 +185,7 @@ class House:
             )
             return SerialPool(lambda job: process(job, context))
 
-        runner = Runner(
+        means = Means(
             options=options,
             journal=journal,
             run_id=journal.begin_run(version="0", request={}),
@@ -193,6 +194,7 @@ class House:
             loader=lambda _pool: Loading(),
             emit=self.told.append,
         )
+        runner = Runner(means)
         if stop_after_s is not None:
             threading.Timer(stop_after_s, runner.stop.request, ("the test",)).start()
         try:

@@ -424,9 +424,9 @@ def test_every_flag_of_the_wrappers_is_one() -> None:
     """What they give to each command, looked up in that command."""
     import typer.main
 
-    from audio_batch.cli import app
+    from audio_batch.cli.tree import command_line
 
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    commands = typer.main.get_command(command_line()).commands  # type: ignore[attr-defined]
     flags = {
         "run": {option for one in commands["run"].params for option in one.opts},
         "doctor": {option for one in commands["doctor"].params for option in one.opts},

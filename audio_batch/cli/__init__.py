@@ -8,75 +8,15 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Any, TextIO
 
-import typer
-
-from audio_batch import __version__
-from audio_batch.cli.bench import app as bench_app
-from audio_batch.cli.doctor import doctor
-from audio_batch.cli.eval import evaluate
-from audio_batch.cli.export import export
-from audio_batch.cli.gpus import gpus
-from audio_batch.cli.manifest import app as manifest_app
-from audio_batch.cli.models import app as models_app
-from audio_batch.cli.plan import plan
-from audio_batch.cli.results import app as results_app
-from audio_batch.cli.retry import retry
-from audio_batch.cli.run import run
-from audio_batch.cli.schedule import app as schedule_app
-from audio_batch.cli.simulate import simulate
-from audio_batch.cli.speakers import app as speakers_app
-from audio_batch.cli.status import status
-from audio_batch.cli.verify import verify
+from audio_batch.cli.tree import command_line
 from audio_batch.errors import AudioBatchError, ExitCode, ManifestError
 from audio_batch.text import for_terminal, redact
 
 SHOWN_PROBLEMS = 50
 
 _GONE = "The current folder no longer exists; change to another."
-
-app = typer.Typer(
-    name="audio-batch",
-    help="Transcribe a manifest of recordings, on whatever devices there are, and lose nothing.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    epilog="Exit codes: 0 every asset done, 1 internal error, 2 usage, 3 some assets failed, "
-    "4 invalid manifest, 5 environment (model, device, space), 11 another run is at work, "
-    "130 interrupted (run again to go on).",
-)
-app.command("run")(run)
-app.command("status")(status)
-app.command("verify")(verify)
-app.command("retry")(retry)
-app.command("export")(export)
-app.command("doctor")(doctor)
-app.command("gpus")(gpus)
-app.command("plan")(plan)
-app.command("simulate")(simulate)
-app.command("eval")(evaluate)
-app.add_typer(manifest_app, name="manifest")
-app.add_typer(models_app, name="models")
-app.add_typer(bench_app, name="bench")
-app.add_typer(speakers_app, name="speakers")
-app.add_typer(results_app, name="results")
-app.add_typer(schedule_app, name="schedule")
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"audio-batch {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _main(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
-    ] = False,
-) -> None:
-    pass
 
 
 class _Output:
@@ -130,7 +70,7 @@ def run_app(arguments: Sequence[str]) -> int:
 
 def _run_app(arguments: Sequence[str], output: _Output) -> int:
     try:
-        answer = app(list(arguments), standalone_mode=False)
+        answer = command_line(arguments)(list(arguments), standalone_mode=False)
     except AudioBatchError as error:
         _explain(error)
         if _folder_is_gone():

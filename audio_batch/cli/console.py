@@ -18,11 +18,12 @@ from audio_batch.config import PATHS, Settings
 from audio_batch.control import Asker
 from audio_batch.databases import urls
 from audio_batch.errors import ExitCode
+from audio_batch.interface import Interface
 from audio_batch.locations import absolute
 from audio_batch.models import DEMO, REPOSITORIES
 from audio_batch.reporters import LiveReporter, LogReporter, Reporter, SteadyConsole
 from audio_batch.request import Request, output_folder
-from audio_batch.session import Interface, execute
+from audio_batch.session import execute
 from audio_batch.survey import Survey
 from audio_batch.text import for_terminal, redact
 from audio_batch.voices import names
@@ -136,6 +137,14 @@ class ConsoleInterface(Interface):
         if self._settings.yes or not self._on_terminal or not sys.stdin.isatty():
             return None
         return Question(self._console, self._live)
+
+    def step_aside(self) -> Callable[[], None]:
+        """See `Interface.step_aside`."""
+        live = self._live
+        if live is None:
+            return lambda: None
+        live.pause()
+        return live.resume
 
     def show(self, result: summary.Summary) -> None:
         """See `Interface.show`."""

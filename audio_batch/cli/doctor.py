@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from audio_batch.cli import decoding_options as decoding
 from audio_batch.cli import device_options as devices
 from audio_batch.cli import manifest_options as options
 from audio_batch.cli import model_options as models
@@ -18,7 +19,6 @@ from audio_batch.cli import remote_options as remote
 from audio_batch.cli import speaker_options as speech
 from audio_batch.cli import survival_options as survival
 from audio_batch.cli.config_option import Config
-from audio_batch.cli.option import opt
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,12 +38,8 @@ def doctor(
     ] = None,
     config: Config = None,
     output_dir: outputs.OutputDir = None,
-    output_format: Annotated[
-        list[str] | None, opt("As for `run`.", "--output-format", "-f", panel=outputs.OUTPUT)
-    ] = None,
-    output_template: Annotated[
-        str | None, opt("As for `run`.", "--output-template", panel=outputs.OUTPUT)
-    ] = None,
+    output_format: outputs.OutputFormat = None,
+    output_template: outputs.OutputTemplate = None,
     root: options.Root = None,
     field: options.Field = None,
     allow_missing: options.AllowMissing = None,
@@ -60,10 +56,8 @@ def doctor(
     model_dir: models.ModelDir = None,
     offline: models.Offline = None,
     engine: models.Engine = None,
-    compute_type: Annotated[
-        str | None, opt("As for `run` \\[auto].", "--compute-type", panel=models.MODEL)
-    ] = None,
-    language: models.Language = None,
+    compute_type: models.ComputeType = None,
+    language: decoding.Language = None,
     align: speech.Align = None,
     align_model: speech.AlignModel = None,
     diarize: speech.Diarize = None,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from audio_batch.cli.option import opt
 
-MODEL, DECODING = "Model", "Decoding"
+_MODEL = "Model"
 
 Model = Annotated[
     str | None,
@@ -15,12 +15,12 @@ Model = Annotated[
         "A Whisper name, a hub repository, a folder, or demo \\[large-v3-turbo].",
         "--model",
         "-m",
-        panel=MODEL,
+        panel=_MODEL,
     ),
 ]
 ModelDir = Annotated[
     Path | None,
-    opt("Where fetched models are kept \\[the hub's cache].", "--model-dir", panel=MODEL),
+    opt("Where fetched models are kept \\[the hub's cache].", "--model-dir", panel=_MODEL),
 ]
 Offline = Annotated[
     bool | None,
@@ -28,7 +28,7 @@ Offline = Annotated[
         "Never ask the network for a model.",
         "--offline/--online",
         "--model-cache-only",
-        panel=MODEL,
+        panel=_MODEL,
     ),
 ]
 Engine = Annotated[
@@ -37,24 +37,21 @@ Engine = Annotated[
         "faster-whisper, null (a dry run), or an installed plugin; ray or ray:ENGINE has a Ray "
         "cluster place its workers.",
         "--engine",
-        panel=MODEL,
+        panel=_MODEL,
     ),
 ]
 ComputeType = Annotated[
     str | None,
-    opt("auto, float16, int8_float16, int8, float32, … \\[auto].", "--compute-type", panel=MODEL),
+    opt("auto, float16, int8_float16, int8, float32, … \\[auto].", "--compute-type", panel=_MODEL),
 ]
 BatchSize = Annotated[
     int | None,
     opt(
         "Windows of 30 s side by side; 1 is sequential, with temperature fallback \\[by memory].",
         "--batch-size",
-        panel=MODEL,
+        panel=_MODEL,
     ),
 ]
 Preset = Annotated[
-    str | None, opt("fast, balanced or quality: a bundle of settings.", "--preset", panel=MODEL)
-]
-Language = Annotated[
-    str | None, opt("Code or name \\[auto: heard in each asset].", "--language", panel=DECODING)
+    str | None, opt("fast, balanced or quality: a bundle of settings.", "--preset", panel=_MODEL)
 ]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from audio_batch.cli.option import opt
 
-OUTPUT = "Outputs"
+_OUTPUT = "Outputs"
 
 OutputDir = Annotated[
     str | None,
@@ -14,7 +14,7 @@ OutputDir = Annotated[
         "Where outputs and journal go: a folder, or s3:// gs:// az:// \\[transcripts].",
         "--output-dir",
         "-o",
-        panel=OUTPUT,
+        panel=_OUTPUT,
     ),
 ]
 OutputFormat = Annotated[
@@ -24,7 +24,7 @@ OutputFormat = Annotated[
         "none, with --engine null, writes nothing \\[txt,srt].",
         "--output-format",
         "-f",
-        panel=OUTPUT,
+        panel=_OUTPUT,
     ),
 ]
 OutputTemplate = Annotated[
@@ -32,18 +32,18 @@ OutputTemplate = Annotated[
     opt(
         'Names from fields, as "{folder_path}/{name}" \\[{id}].',
         "--output-template",
-        panel=OUTPUT,
+        panel=_OUTPUT,
     ),
 ]
 MaxLineWidth = Annotated[
-    int | None, opt("Columns of a subtitle line.", "--max-line-width", panel=OUTPUT)
+    int | None, opt("Columns of a subtitle line.", "--max-line-width", panel=_OUTPUT)
 ]
-MaxLineCount = Annotated[int | None, opt("Lines of a subtitle.", "--max-line-count", panel=OUTPUT)]
+MaxLineCount = Annotated[int | None, opt("Lines of a subtitle.", "--max-line-count", panel=_OUTPUT)]
 HighlightWords = Annotated[
     bool | None,
     opt(
         "Underline each word as it is spoken (srt, vtt).",
         "--highlight-words/--no-highlight-words",
-        panel=OUTPUT,
+        panel=_OUTPUT,
     ),
 ]

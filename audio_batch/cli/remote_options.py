@@ -53,6 +53,14 @@ AwsLogin = Annotated[
         panel=_REMOTE,
     ),
 ]
+OutageWait = Annotated[
+    str | None,
+    opt(
+        "Wait so long for a store that is away when all else is done; 0 fails its assets \\[1h].",
+        "--outage-wait",
+        panel=_REMOTE,
+    ),
+]
 StateDir = Annotated[
     Path | None,
     opt(
@@ -89,6 +97,14 @@ RayResults = Annotated[
     opt(
         "Who writes the outputs: workers (shared folder, store) or the driver \\[auto].",
         "--ray-results",
+        panel=_CLUSTER,
+    ),
+]
+RayWorkers = Annotated[
+    int | None,
+    opt(
+        "GPUs, or nodes of cores, that the cluster's autoscaler is asked for \\[none].",
+        "--ray-workers",
         panel=_CLUSTER,
     ),
 ]

@@ -140,6 +140,21 @@ class Balancer:
         self._bays = {device.id: _Bay(device, caps[device.id]) for device in devices}
         self._guard = threading.RLock()
 
+    def add(self, device: Device, maximum: int) -> None:
+        """Take in a device that joins, or one that was out; it is held until `resume`.
+
+        From any thread. What still runs on one that was out keeps its leases.
+
+        Raises:
+            ValueError: `maximum` is less than 1.
+        """
+        if maximum < 1:
+            raise ValueError("every device needs a cap of at least 1")
+        with self._guard:
+            before = self._bays.get(device.id)
+            leases = before.leases if before is not None else {}
+            self._bays[device.id] = _Bay(device, maximum, leases, held=True)
+
     def try_lease(self, *, exclude: frozenset[str] = frozenset()) -> Lease | None:
         """Take a free slot where the policy says, or None at once when there is none.
 

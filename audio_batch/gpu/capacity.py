@@ -68,6 +68,11 @@ def parse_max_per_gpu(text: str, devices: Sequence[Device]) -> dict[str, int]:
     return {device_id: by_name[device_id] for device_id in ids}
 
 
+def later_max_per_gpu(text: str) -> int:
+    """What `parse_max_per_gpu` has read, for a device that joins later: the last number."""
+    return int(text.strip().rpartition(",")[2].rpartition(":")[2])
+
+
 def default_max_per_gpu(
     devices: Sequence[Device], *, cores: int, free_bytes: int, need_bytes: int
 ) -> dict[str, int]:

@@ -48,7 +48,10 @@ class Death:
 class Pool(Protocol):
     """Runs jobs and calls back. The caller submits no more than `workers` at a time."""
 
-    workers: int
+    @property
+    def workers(self) -> int:
+        """How many jobs it takes at a time; more once a device has joined."""
+        ...
 
     isolated: bool
     """Whether the jobs of a device are beyond the reach of the others' crashes."""

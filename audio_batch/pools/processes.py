@@ -86,6 +86,7 @@ class ProcessPool:
     Args:
         host: where the processes are begun.
         place_of: where the models of a device are to be loaded, asked each time.
+        workers: how many jobs it takes at a time, asked each time.
         logs: the folder for what the processes write to stderr.
         died: called in a thread of the pool when a process has ended by itself.
     """
@@ -98,12 +99,12 @@ class ProcessPool:
         *,
         host: Host,
         place_of: Callable[[str], Place],
-        workers: int,
+        workers: Callable[[], int],
         logs: Path,
         tell: Tell,
         died: Callable[[Death], None],
     ) -> None:
-        self.workers = workers
+        self._workers = workers
         self._recipe = recipe
         self._host = host
         self._place_of = place_of
@@ -286,6 +287,11 @@ class ProcessPool:
         return for_terminal((before or fatal or lines[-1])[:300]), log
 
     # -- Pool -------------------------------------------------------------------------------------
+
+    @property
+    def workers(self) -> int:
+        """See `Pool.workers`."""
+        return self._workers()
 
     def submit(self, job: Job, *, started: Begun, finished: Callable[[Finished], None]) -> None:
         """See `Pool.submit`; the job goes to its device's process."""

@@ -120,7 +120,9 @@ class RayHost:
         if not self._cluster.is_alive(spot.node_id):
             raise DeviceError(f"{spot.node} has left the cluster.")
         before = self._handles.get(device)
-        actor = before.actor if before is not None and before.actor_lives else None
+        # A device may be back on another node, under the same name.
+        same = before is not None and before.actor_lives and before.node_id == spot.node_id
+        actor = before.actor if before is not None and same else None
         if actor is None:
             actor = ray.remote(DeviceActor).options(**self._cluster.options_of(device)).remote()
         elsewhere = Elsewhere(
@@ -159,7 +161,7 @@ class RayHost:
 
 
 class RayHandle:
-    """See `Handle`. `actor_lives` is whether the actor may be asked for another child."""
+    """See `Handle`. `actor_lives` is whether the actor may be asked for another child there."""
 
     def __init__(
         self,
@@ -177,7 +179,7 @@ class RayHandle:
         self._number = number
         self._stderr = stderr
         self._shelves = shelves
-        self._node_id = node_id
+        self.node_id = node_id
         self._received: deque[bytes] = deque()
         self._known = 0
         self._sent = 0
@@ -228,7 +230,7 @@ class RayHandle:
                 )
             except (self._ray.exceptions.RayError, ConnectionError) as error:
                 self.actor_lives = False
-                self._end(self._cluster.verdict(error, self._node_id))
+                self._end(self._cluster.verdict(error, self.node_id))
                 raise EOFError from error
             self._known += len(news)
             self._received.extend(news)
@@ -269,7 +271,7 @@ class RayHandle:
             return
         try:
             self._ray.get(self.actor.end.remote(self._number), timeout=_PATIENCE_S / 2)
-        except self._ray.exceptions.RayError:
+        except Exception:  # Ray's client has errors of its own
             self.actor_lives = False
             with suppress(Exception):
                 self._ray.kill(self.actor, no_restart=True)

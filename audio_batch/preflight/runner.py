@@ -28,6 +28,7 @@ ALL: Sequence[tuple[str, CheckFunction]] = (
     ("alignment", speech_models.alignment),
     ("stores", stores.packages),
     ("aws", stores.aws),
+    ("clouds", stores.other_clouds),
     ("inputs", work.inputs),
     ("names", work.names),
     ("overwriting", work.overwriting),

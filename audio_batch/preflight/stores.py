@@ -11,7 +11,7 @@ from audio_batch.config import Settings
 from audio_batch.preflight.check import Finding, ok, warning
 from audio_batch.preflight.facts import Facts
 from audio_batch.remote import aws as signing
-from audio_batch.remote import stores
+from audio_batch.remote import clouds, stores
 from audio_batch.remote.settings import access_of
 
 _NIGHT_S = 12 * 3600
@@ -19,7 +19,7 @@ _NIGHT_S = 12 * 3600
 
 
 class SignIn:
-    """Signs a run in to AWS: once, as soon as one of its locations is in S3. One thread.
+    """Sees that a run is signed in where its locations are: to AWS, Google, Azure. One thread.
 
     Args:
         notice: is told what a run should know of it; `warning=True` for what may end it.
@@ -34,9 +34,13 @@ class SignIn:
         """See to it before anything at these locations is asked for.
 
         Raises:
-            SetupError: nobody is signed in (`aws.SignInExpired`: any more), or AWS refuses.
+            SetupError: nobody is signed in (`aws.SignInExpired`: any more), or is refused.
         """
-        if self._done or not any(map(signing.is_s3, wanted)):
+        places = list(wanted)
+        for who in clouds.identities(places, access_of(self._settings)):
+            if not who.method:
+                self._notice(_nobody(who), warning=True)
+        if self._done or not any(map(signing.is_s3, places)):
             return
         stores.require(["s3://"])
         identity = signing.check(
@@ -74,6 +78,21 @@ def aws(facts: Facts) -> Iterator[Finding]:
         yield ok(f"Credentials by {identity.method}; not tried: {identity.unasked}.")
     if text := _ends_early(identity):
         yield warning(text, "Sign in again before a long run.")
+
+
+def other_clouds(facts: Facts) -> Iterator[Finding]:
+    """Who the run would be to Google and Azure (raises where it would be nobody)."""
+    for who in clouds.identities(_places(facts), access_of(facts.settings)):
+        if not who.method:
+            yield warning(_nobody(who), "Sign in, unless all that is asked for is public.")
+        elif who.unasked:
+            yield ok(f"{who.cloud}: by {who.method}; not tried: {who.unasked}.")
+        else:
+            yield ok(f"{who.cloud}: by {who.method}.")
+
+
+def _nobody(who: clouds.Identity) -> str:
+    return f"Nobody is signed in to {who.cloud}: only what is public there can be read."
 
 
 def _ends_early(identity: signing.Identity) -> str:

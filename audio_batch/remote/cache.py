@@ -311,12 +311,6 @@ class Cache:
 
     # -- the index --------------------------------------------------------------------------------
 
-    def used_bytes(self) -> int:
-        """What is taken of the bound, with what is reserved."""
-        with self._change() as index:
-            found = index.execute("SELECT coalesce(sum(size_bytes), 0) FROM entry").fetchone()
-            return int(found[0])
-
     @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
         """A transaction that no other thread or process changes anything beside."""

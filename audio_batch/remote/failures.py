@@ -6,14 +6,16 @@ so that none of them has to be imported here.
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from time import time
-from typing import Any
+from typing import Any, Literal
 
-from audio_batch.errors import AssetError, ErrorKind, SetupError
-from audio_batch.remote.urls import shown
+from audio_batch.errors import AssetError, Away, ErrorKind, SetupError
+from audio_batch.remote import cloud_errors
+from audio_batch.remote.urls import origin, shown
 from audio_batch.text import redact
 
 _EXPIRED = frozenset(
@@ -32,9 +34,29 @@ _SIGNED_OUT = frozenset(
             "LoginTokenLoadError",
             "PendingAuthorizationExpiredError",
         ),
+        *("DefaultCredentialsError", "RefreshError"),
     }
 )
-"""botocore's names for a sign-in that is missing or over."""
+"""The names of botocore and Google's library for a sign-in that is missing or over."""
+
+_STILL_EXPIRED = "the refreshed credentials are still expired"
+"""What botocore's RuntimeError says where a `credential_process` gives old ones again."""
+
+_UNCONNECTED = frozenset(
+    {
+        *("EndpointConnectionError", "ConnectTimeoutError", "ProxyConnectionError"),
+        *("ClientConnectorError", "ClientConnectorDNSError", "ConnectionTimeoutError"),
+        *("ClientProxyConnectionError", "ConnectionRefusedError", "gaierror"),
+        "ServiceRequestError",
+    }
+)
+"""The names of botocore, aiohttp, Azure's library and Python for a connection that was not made."""
+
+_NO_ROUTE = frozenset(
+    getattr(errno, name)
+    for name in ("ENETUNREACH", "EHOSTUNREACH", "ENETDOWN", "EHOSTDOWN", "ECONNREFUSED")
+    if hasattr(errno, name)
+)
 
 _LOST_BYTES = frozenset(
     {
@@ -83,6 +105,8 @@ class Trouble:
         expired: the credentials are over: new ones may do.
         range_refused: the server does not have the bytes that were asked for.
         most_tries: after so many no further one will do, though one at another time may.
+        away: it is the store's fault and no recording's: nobody is signed in to it, or it does not
+            answer at all. A store that answers 5xx, or breaks off a body, is not away.
     """
 
     kind: ErrorKind
@@ -93,6 +117,7 @@ class Trouble:
     expired: bool = False
     range_refused: bool = False
     most_tries: int = _ENDLESS
+    away: Literal["signed_out", "silent"] | None = None
 
     def error(self, uri: str) -> AssetError:
         """The failure of the asset that has to be fetched from `uri`."""
@@ -101,7 +126,14 @@ class Trouble:
             f"{shown(uri)} cannot be fetched: {self.reason}.",
             remedy=self.remedy,
             transient=self.passing,
+            away=self.away_from(uri),
         )
+
+    def away_from(self, uri: str) -> Away | None:
+        """The store of `uri`, where that is away."""
+        if self.away is None:
+            return None
+        return Away(origin(uri), self.away == "signed_out", self.reason)
 
 
 def broke_off(error: BaseException) -> bool:
@@ -112,27 +144,41 @@ def broke_off(error: BaseException) -> bool:
 def trouble(error: BaseException) -> Trouble:
     """Any exception of a request to a store, translated; total."""
     if isinstance(error, AssetError):
-        return Trouble(error.kind, error.message, error.remedy, passing=error.transient)
+        away = error.away
+        return Trouble(
+            error.kind,
+            error.message,
+            error.remedy,
+            passing=error.transient,
+            away=None if away is None else "signed_out" if away.signed_out else "silent",
+        )
     if isinstance(error, SetupError):
         return Trouble(ErrorKind.INPUT_UNREADABLE, error.message.rstrip("."), error.remedy)
     chain = list(_chain(error))
     if any(RefusedAddressError.MARK in str(link) for link in chain):
         return _refused(chain)
     names = {type(link).__name__ for link in chain}
-    code = next((found for link in chain if (found := _code(link))), "")
-    expired = code in _EXPIRED or any(map(_is_bare_refusal, chain))
-    if names & _SIGNED_OUT or expired:
+    code = next((s for link in chain if (s := _code(link) or cloud_errors.code(link))), "")
+    bare = any(map(_is_bare_refusal, chain))
+    expired = code in _EXPIRED or any(_STILL_EXPIRED in str(link) for link in chain)
+    signed_out = names & _SIGNED_OUT or any(map(cloud_errors.is_signed_out, chain))
+    if signed_out or expired or bare:
         return Trouble(
             ErrorKind.INPUT_FORBIDDEN,
             "the sign-in to the store is missing or over",
-            "Sign in again, for example with `aws sso login`, and run the same command.",
-            passing=expired,
+            f"Sign in again, for example with `{cloud_errors.sign_in(chain)}`, and run the same "
+            "command.",
+            passing=expired or bare,
             expired=True,
+            # A bare 400 may have other causes, of one object's own.
+            away=None if bare else "signed_out",
         )
     if names & _LOST_BYTES or isinstance(error, TruncatedError | DamagedError):
         return Trouble(ErrorKind.NETWORK, _text(error) or "its body broke off", passing=True)
     if code == "NoSuchBucket":
         return _NO_BUCKET
+    if code == "ContainerNotFound":
+        return _NO_CONTAINER
     if any(isinstance(link, socket.gaierror) and link.errno in _NO_NAME for link in chain):
         return Trouble(
             ErrorKind.NETWORK,
@@ -140,6 +186,7 @@ def trouble(error: BaseException) -> Trouble:
             "See to the host's name, and to this machine's network.",
             passing=True,
             most_tries=2,
+            away="silent",
         )
     status = max(map(_status, chain))
     if status:
@@ -163,6 +210,7 @@ def trouble(error: BaseException) -> Trouble:
         _text(error) or type(error).__name__,
         "Run the same command again when the network is back.",
         passing=True,
+        away="silent" if _is_unconnected(chain) else None,
     )
 
 
@@ -171,6 +219,11 @@ _NO_BUCKET = Trouble(
     ErrorKind.INPUT_MISSING,
     "there is no such bucket",
     "See to the bucket's name and its region.",
+)
+_NO_CONTAINER = Trouble(
+    ErrorKind.INPUT_MISSING,
+    "there is no such container",
+    "See to the container's name and to the account.",
 )
 _FORBIDDEN = Trouble(
     ErrorKind.INPUT_FORBIDDEN,
@@ -234,6 +287,14 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         waiting += [getattr(link, "os_error", None), link.__cause__, link.__context__]
 
 
+def _is_unconnected(chain: list[BaseException]) -> bool:
+    """Whether nothing was ever sent: no address, no route, refused, or no answer to that."""
+    return any(
+        type(link).__name__ in _UNCONNECTED or getattr(link, "errno", None) in _NO_ROUTE
+        for link in chain
+    )
+
+
 def _response(error: BaseException) -> dict[str, Any]:
     response = getattr(error, "response", None)
     return response if isinstance(response, dict) else {}
@@ -251,6 +312,8 @@ def _code(error: BaseException) -> str:
 
 def _status(error: BaseException) -> int:
     """The HTTP status behind an error of botocore, aiohttp, gcsfs or Azure's library; 0: none."""
+    if cloud_errors.is_forbidden(error):
+        return 403
     status = _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode")
     for field in ("status", "status_code", "code"):
         status = status or getattr(error, field, None)

@@ -41,6 +41,7 @@ def look_at(
     *,
     threads: int = THREADS,
     patience: Patience = _PATIENCE,
+    spares: Callable[[str], bool] = lambda _uri: False,
 ) -> list[Asset]:
     """The assets, those that are remote with the identity of what is there.
 
@@ -49,11 +50,16 @@ def look_at(
 
     Args:
         threads: that many are asked for at a time.
+        spares: whether a URI is not to be asked for.
 
     Raises:
         SetupError: a library for a store is not installed.
     """
-    wanted = [asset.uri for asset in assets if asset.seen is None and urls.is_remote(asset.uri)]
+    wanted = [
+        asset.uri
+        for asset in assets
+        if asset.seen is None and urls.is_remote(asset.uri) and not spares(asset.uri)
+    ]
     if not wanted:
         return list(assets)
     stores.require(wanted)

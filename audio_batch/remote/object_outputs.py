@@ -13,14 +13,15 @@ import base64
 import hashlib
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from audio_batch.errors import AssetError, ErrorKind, SetupError
 from audio_batch.outputs import OTHER_BYTES
-from audio_batch.remote import stores
+from audio_batch.remote import azure, google, stores
 from audio_batch.remote.access import Access
+from audio_batch.remote.blobs import md5_of
 from audio_batch.remote.failures import DamagedError, broke_off, trouble
 from audio_batch.remote.urls import shown
 from audio_batch.storage import PublishedFile, refuse_leaving
@@ -178,21 +179,23 @@ class ObjectOutputs:
         if isinstance(error, AssetError):
             return error
         reason, remedy = _told(error)
+        found = trouble(error)
         return AssetError(
             ErrorKind.OUTPUT,
             f"{name} could not be {verb} in {self._where}: {reason}.",
             remedy=remedy,
-            transient=trouble(error).passing,
+            transient=found.passing,
+            away=found.away_from(self._where),
         )
 
 
 def _told(error: Exception) -> tuple[str, str]:
     """What is said of a failure, a phrase, and its remedy."""
     found = trouble(error)
-    remedy = found.remedy
-    if isinstance(error, FileNotFoundError) and not remedy:
-        remedy = "See that the bucket or container is there."
-    return found.reason, remedy
+    if found.kind is ErrorKind.INPUT_MISSING and not found.remedy:
+        # Google's library does not say what is missing; for an object nobody has asked.
+        return "there is no such bucket or container", "See that it is there."
+    return found.reason, found.remedy
 
 
 class Listing:
@@ -243,8 +246,11 @@ def _put(files: Any, path: str, data: bytes) -> bool:
         DamagedError: it has other bytes.
     """
     if not _is_s3(files):
-        files.pipe_file(path, data)
-        return False
+        answer = files.pipe_file(path, data)
+        told = md5_of(answer) if isinstance(answer, Mapping) else None
+        if told is not None and told != hashlib.md5(data, usedforsecurity=False).digest():
+            raise DamagedError("the store has other bytes than were sent")
+        return told is not None
     md5 = hashlib.md5(data, usedforsecurity=False)
     tells = not path.partition("/")[0].endswith(_DIRECTORY_BUCKET)
     header = {"ContentMD5": base64.b64encode(md5.digest()).decode("ascii")} if tells else {}
@@ -267,18 +273,19 @@ def _compare(info: dict[str, Any], data: bytes) -> None:
     """
     if info["size"] != len(data):
         raise DamagedError(f"the store has {info['size']} of {len(data)} bytes")
-    known = info.get("md5Hash")  # Google's, in base64
-    if known is None:
-        settings = info.get("content_settings") or {}  # Azure's, as bytes
-        known = settings.get("content_md5") if hasattr(settings, "get") else None
-        known = base64.b64encode(bytes(known)).decode("ascii") if known else None
-    md5 = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode("ascii")
-    if known is not None and known != md5:
+    known = md5_of(info)
+    if known is not None and known != hashlib.md5(data, usedforsecurity=False).digest():
         raise DamagedError("the store has other bytes than were sent")
 
 
 def _objects(files: Any, base: str) -> Iterator[tuple[str, int]]:
     """Names below `base`, and sizes, page by page where that is to be had."""
+    if _scheme(files) == "gs":
+        yield from google.objects(files, base)
+        return
+    if _scheme(files) == "az":
+        yield from azure.objects(files, base)
+        return
     if not _is_s3(files):
         for path, info in files.find(base, detail=True).items():
             yield path.removeprefix("/").removeprefix(base.removeprefix("/") + "/"), info["size"]
@@ -293,6 +300,12 @@ def _objects(files: Any, base: str) -> Iterator[tuple[str, int]]:
         if not page.get("IsTruncated"):
             return
         more = {"ContinuationToken": page["NextContinuationToken"]}
+
+
+def _scheme(files: Any) -> str:
+    known = files.protocol
+    names = {known} if isinstance(known, str) else set(known)
+    return next((name for name in ("gs", "az") if name in names), "")
 
 
 def _is_s3(files: Any) -> bool:

@@ -128,13 +128,13 @@ def filesystem(
 
     Args:
         tries: how often the library itself tries a request. Whoever tries again says 1.
-        read_s: S3 may be silent for so long in each.
+        read_s: a store may be silent for so long in each.
 
     Raises:
         SetupError: the library for it is not installed.
     """
     require([uri])
-    key = (_kind(uri), access, tries, read_s)
+    key = (_kind(uri) + _account(uri), access, tries, read_s)
     with _lock:
         if key not in _open:
             _open[key] = _opened(*key)
@@ -153,7 +153,7 @@ def renewed(
 
     Of several threads that ask for it, the first opens it and the others get the same.
     """
-    key = (_kind(uri), access, tries, read_s)
+    key = (_kind(uri) + _account(uri), access, tries, read_s)
     with _lock:
         if _open.get(key) in (None, old):
             _open[key] = _opened(*key)
@@ -182,9 +182,13 @@ def store(uri: str, access: Access) -> Store:
 
         made = WebStore(access)
     else:
-        from audio_batch.remote.blobs import BlobStore
+        from audio_batch.remote.azure import AzureStore
+        from audio_batch.remote.google import GoogleStore
 
-        made = BlobStore(lambda uri: filesystem(uri, access))
+        made = (GoogleStore if kind == "gs" else AzureStore)(
+            lambda uri: filesystem(uri, access, tries=1, read_s=READ_S),
+            lambda old, uri: renewed(old, uri, access, tries=1, read_s=READ_S),
+        )
     with _lock:
         return _stores.setdefault((kind, access), made)
 
@@ -193,6 +197,12 @@ def _kind(uri: str) -> str:
     scheme = locations.scheme(uri)
     same = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az", "https": "http"}
     return same.get(scheme, scheme)
+
+
+def _account(uri: str) -> str:
+    """What is behind the container in a URI of Azure's, with its `@`; "" for nothing."""
+    account = uri.split("://", 1)[1].partition("/")[0].partition("@")[2]
+    return f"@{account}" if account and _kind(uri) == "az" else ""
 
 
 def _opened(kind: str, access: Access, tries: int, read_s: float) -> AbstractFileSystem:
@@ -216,6 +226,14 @@ def _opened(kind: str, access: Access, tries: int, read_s: float) -> AbstractFil
         from audio_batch.remote.web import opened
 
         return opened(access, options)
+    elif kind == "gs":
+        from audio_batch.remote import google
+
+        return google.opened(tries, read_s, options)
+    elif kind.partition("@")[0] == "az":
+        from audio_batch.remote import azure
+
+        return azure.opened(kind.partition("@")[2], tries, read_s, options)
     found = fsspec.filesystem(kind, **options)
     if kind == "s3":
         found.retries = 1  # botocore tries again: s3fs would do so for each of its tries

@@ -53,6 +53,16 @@ def problem(uri: str, *, allow_http: bool) -> str | None:
     return None if parts.hostname else f"{shown(uri)} names no host"
 
 
+def origin(uri: str) -> str:
+    """Where a remote URI leads: its host, or its bucket, as "https://host" or "s3://bucket"."""
+    scheme = locations.scheme(uri)
+    if not scheme:
+        return uri
+    same = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}.get(scheme, scheme)
+    host = re.split("[/?#]", uri.split("://", 1)[1], maxsplit=1)[0].rpartition("@")[2]
+    return f"{same}://{host.lower() if same in locations.WEB else host}"
+
+
 def name(uri: str) -> str:
     """The recording's name: the last part of the path, without its suffix and without a query."""
     last = _path(uri).rstrip("/").rpartition("/")[2]

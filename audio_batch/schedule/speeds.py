@@ -190,6 +190,13 @@ class Speeds:
         self._speeds: dict[str, DeviceSpeed | None] = {}
         self._per_audio_s: dict[tuple[str, int], tuple[float, float]] = {}
 
+    def know(self, device: str, speed: DeviceSpeed) -> None:
+        """Take up what earlier runs have learnt of a device that joins."""
+        if device not in self._learners:
+            self._learners[device] = _Learner(speed)
+            self._speeds.clear()
+            self._per_audio_s.clear()
+
     def observe(self, device: str, active: int, duration_s: float | None, wall_s: float) -> None:
         """Learn from a job that has ended well.
 

@@ -80,6 +80,6 @@ def _merge(found: dict[str, Any]) -> None:
 def _program() -> Any:
     import typer.main
 
-    from audio_batch.cli import app
+    from audio_batch.cli.tree import command_line
 
-    return typer.main.get_command(app)
+    return typer.main.get_command(command_line())

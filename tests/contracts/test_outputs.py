@@ -1,4 +1,4 @@
-"""What every place for outputs promises: a folder, S3, and a store that tells no checksums."""
+"""What every place for outputs promises: a folder, S3, a store that tells no checksums, clouds."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
+from stores.clouds import Cloud
 from stores.faults import Rule
 from stores.s3 import S3
 from stores.servers import Answer, Asked, S3Proxy
@@ -81,12 +82,26 @@ def memory() -> Place:
     )
 
 
-@pytest.fixture(params=["local", "s3", "memory"])
+def cloud(store: Cloud) -> Place:
+    return Place(
+        OutputPlace(store.url("out"), Access()).open(),
+        lambda: [key.removeprefix("out/") for key in store.keys("out/")],
+        lambda name, data: store.put(f"out/{name}", data),
+        lambda name: store.delete(f"out/{name}"),
+    )
+
+
+_CLOUDS = [pytest.param(name, marks=pytest.mark.slow) for name in ("azure", "google")]
+
+
+@pytest.fixture(params=["local", "s3", "memory", *_CLOUDS])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     if request.param == "local":
         yield local(tmp_path / "out")
     elif request.param == "s3":
         yield bucket(request.getfixturevalue("s3"))
+    elif request.param in ("azure", "google"):
+        yield cloud(request.getfixturevalue(request.param))
     else:
         yield memory()
 

@@ -14,6 +14,7 @@ from typing import Any
 import faulty_engine
 import psutil
 import pytest
+from attempt_rows import count_attempts
 from program import Answer, command, environment, write_manifest
 
 from audio_batch.journal import Journal, JournalEntry
@@ -63,7 +64,7 @@ def entries(folder: Path) -> dict[str, JournalEntry]:
 
 
 def attempts(folder: Path) -> int:
-    return Journal(folder / "out/.audio-batch/journal.sqlite3", read_only=True).attempt_count()
+    return count_attempts(folder / "out/.audio-batch/journal.sqlite3")
 
 
 def states(folder: Path) -> Counter[State]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -32,26 +33,47 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes
 COUNT = 10
 
 
+_NODE = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_log_monitor": False}
+_SYSTEM = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500}
+"""A node that was killed is found out in seconds; one that is only slow has the usual time."""
+
+
 class Nodes:
-    """The cluster, whose second node a test may remove."""
+    """A cluster, begun when it is first asked for; its second node may be removed."""
 
     def __init__(self) -> None:
-        from ray.cluster_utils import Cluster
-
-        arguments = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
-        self.cluster = Cluster(initialize_head=True, head_node_args=arguments)
+        self.cluster: Any = None
         self.second: Any = None
 
-    def both(self) -> str:
-        """See that there are two; the address."""
+    def both(self, **second: Any) -> str:
+        """See that there are two, the second with these resources; the address."""
+        if self.cluster is None:
+            from ray.cluster_utils import Cluster
+
+            arguments = {"include_dashboard": False, "_system_config": _SYSTEM, **_NODE}
+            self.cluster = Cluster(initialize_head=True, head_node_args=arguments)
         if self.second is None:
-            self.second = self.cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
+            self.second = self.cluster.add_node(**{**_NODE, **second})
         return str(self.cluster.address)
+
+    def close(self) -> None:
+        """End it."""
+        if self.cluster is not None:
+            self.cluster.shutdown()
 
     def remove(self) -> None:
         """Take the second node away, as a preemption does."""
         self.cluster.remove_node(self.second, allow_graceful=False)
         self.second = None
+
+    def asked_for(self) -> list[dict[str, float]]:
+        """What the autoscaler is asked for."""
+        from ray._private.ray_constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
+        from ray._raylet import GcsClient
+
+        client = GcsClient(address=self.cluster.address)
+        told = client.internal_kv_get(AUTOSCALER_RESOURCE_REQUEST_CHANNEL, None)
+        return list(json.loads(told or b"[]"))
 
     def workers(self) -> list[psutil.Process]:
         """The processes of the nodes' actors, as Ray names them."""
@@ -67,7 +89,7 @@ class Nodes:
 def nodes() -> Iterator[Nodes]:
     made = Nodes()
     yield made
-    made.cluster.shutdown()
+    made.close()
 
 
 def run(folder: Path, *arguments: object) -> Answer:
@@ -108,13 +130,12 @@ def assert_all_done_by_the_way(out: Path) -> None:
     assert json.loads((out / "summary.json").read_text(encoding="utf-8"))["failed"] == 0
 
 
-def test_one_cluster_does_the_examples_and_loses_a_worker_and_a_node(
+def test_one_cluster_does_the_examples_and_what_comes_and_goes_costs_nothing(
     nodes: Nodes, tmp_path: Path
 ) -> None:
     # One test: a cluster takes long to begin, and each worker of pytest would begin its own.
     the_examples_are_what_a_local_run_makes_of_them(nodes, tmp_path, "--no-diarize", "--no-align")
-    a_worker_that_is_killed_costs_nothing(nodes, tmp_path / "killed")
-    a_node_that_is_removed_costs_nothing(nodes, tmp_path / "removed")
+    a_node_goes_another_comes_and_a_worker_is_killed(nodes, tmp_path / "changed")
 
 
 @pytest.mark.slow
@@ -126,9 +147,11 @@ def the_examples_are_what_a_local_run_makes_of_them(
     nodes: Nodes, tmp_path: Path, *words: str
 ) -> None:
     folder = copied(tmp_path / "examples")
-    local = run(folder, "-o", "local", *words)
-    assert local.code == ExitCode.SOME_FAILED, local.err
-    answer = run(folder, *on_ray(nodes.both(), "out", "--engine", "ray", *words))
+    local, log = ["run", "manifest.json", "-o", "local", *words], tmp_path / "local.txt"
+    with started(folder, *local, env=environment(), log=log) as process:
+        address = nodes.both()  # meanwhile
+        assert process.wait(200) == ExitCode.SOME_FAILED, log.read_text()
+    answer = run(folder, *on_ray(address, "out", "--engine", "ray", *words))
     assert answer.code == ExitCode.SOME_FAILED, answer.err
     assert text_outputs(folder / "out") == text_outputs(folder / "local")
     assert entries(folder / "out").keys() == entries(folder / "local").keys()
@@ -149,13 +172,11 @@ def test_each_gpu_of_a_node_is_a_device(
     gpus = Nodes()
     try:
         labels = {"ray.io/accelerator-type": "H200"}
-        gpus.second = gpus.cluster.add_node(
-            num_cpus=4, num_gpus=2, object_store_memory=80_000_000, labels=labels, node_name="box"
-        )
-        ray = on_ray(gpus.both(), "out", "--engine", "ray:null", "-m", "null:600")
+        address = gpus.both(num_cpus=4, num_gpus=2, labels=labels, node_name="box")
+        ray = on_ray(address, "out", "--engine", "ray:null", "-m", "null:600")
         answer = run(tmp_path, *ray)
     finally:
-        gpus.cluster.shutdown()
+        gpus.close()
     assert answer.code == 0, answer.err
     devices = {entry.device for entry in entries(tmp_path / "out").values()}
     assert devices == {"ray:box/cuda:0", "ray:box/cuda:1"}, answer.err
@@ -178,29 +199,46 @@ def test_the_driver_publishes_what_workers_hand_back(nodes: Nodes, tmp_path: Pat
     assert text_outputs(tmp_path / "out") == text_outputs(tmp_path / "local")
 
 
-def a_worker_that_is_killed_costs_nothing(nodes: Nodes, tmp_path: Path) -> None:
+def a_node_goes_another_comes_and_a_worker_is_killed(nodes: Nodes, tmp_path: Path) -> None:
     words, out = slow_night(tmp_path, nodes.both())
     log = tmp_path / "log.txt"
-    with started(tmp_path, *words, env=environment(), log=log) as process:
-        assert wait_until(lambda: len(done_stamps(out)) >= 2, process, log=log), log.read_text()
-        victim = nodes.workers()[0]
-        children = victim.children(recursive=True)
-        victim.kill()
-        assert process.wait(120) == 0, log.read_text()
-    assert_gone(children)
-    assert_all_done_by_the_way(out)
-    assert "died by" in log.read_text()
+    with started(tmp_path, *words, "--ray-workers", 3, env=environment(), log=log) as process:
 
+        def seen(what: str) -> None:
+            assert wait_until(lambda: what in log.read_text(), process, log=log), log.read_text()
 
-def a_node_that_is_removed_costs_nothing(nodes: Nodes, tmp_path: Path) -> None:
-    words, out = slow_night(tmp_path, nodes.both())
-    log = tmp_path / "log.txt"
-    with started(tmp_path, *words, env=environment(), log=log) as process:
         assert wait_until(lambda: len(done_stamps(out)) >= 2, process, log=log), log.read_text()
+        asked = nodes.asked_for()
         nodes.remove()
+        (stays,) = nodes.workers()
+        # It does nothing until the end: what is left is there for the one that comes.
+        stopped = stays.children(recursive=True)
+        for child in stopped:
+            child.suspend()
+        nodes.both()
+        seen("joins the run")
+        newcomer = re.findall(r"(ray:\S+) \(.*\) joins the run", log.read_text())[0]
+        assert wait_until(lambda: newcomer in devices_of(out), process, log=log), log.read_text()
+        (victim,) = (worker for worker in nodes.workers() if worker != stays)
+        orphans = victim.children(recursive=True)
+        victim.kill()
+        seen("died by the death of its actor")
+        for child in stopped:
+            child.resume()
         assert process.wait(120) == 0, log.read_text()
+    assert_gone(orphans)
     assert_all_done_by_the_way(out)
     assert "has left the cluster" in log.read_text()
+    assert asked == [{"CPU": 1.0}] * 3
+    assert not nodes.asked_for(), "what was asked of the autoscaler would stand for ever"
+
+
+def devices_of(out: Path) -> list[str]:
+    """Where those were done that are done."""
+    with suppress(Exception):  # a transaction is at work at this moment
+        found = entries(out).values()
+        return [entry.device or "" for entry in found if entry.state is State.DONE]
+    return []
 
 
 @pytest.mark.slow

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_gpus import FakeProbe, fake_gpu
 from stub_nvml import environment, gpu
 
 from audio_batch.errors import SetupError, UsageError
 from audio_batch.gpu.balancer import Balancer, Lease
 from audio_batch.gpu.devices import CPU, Device
-from audio_batch.gpu.fake import FakeProbe, fake_gpu
 from audio_batch.gpu.probe import Sampler
 from audio_batch.gpu.snapshot import GpuSnapshot
 

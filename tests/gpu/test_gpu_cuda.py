@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fake_gpus import fake_gpu
 from hypothesis import given
 from hypothesis import strategies as st
 from stub_nvml import environment, gpu
 
 from audio_batch.gpu.cuda import cuda_view, pin_device_order, visible_by_environment
-from audio_batch.gpu.fake import fake_gpu
 from audio_batch.gpu.snapshot import GpuSnapshot, normal_bus_id
 
 WHOLE = [

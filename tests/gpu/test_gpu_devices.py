@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fake_gpus import fake_gpu
 from stub_nvml import environment, gpu
 
 from audio_batch.errors import ExitCode, SetupError, UsageError
 from audio_batch.gpu.devices import CPU, resolve_devices
-from audio_batch.gpu.fake import fake_gpu
 from audio_batch.gpu.snapshot import GpuSnapshot, normal_bus_id
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_gpus import FakeProbe, fake_gpu
 from stub_nvml import environment, gpu
 
-from audio_batch.gpu.fake import FakeProbe, fake_gpu
 from audio_batch.gpu.probe import FallbackProbe, NoProbe, Sampler
 from audio_batch.gpu.snapshot import GpuSnapshot, Probe, ProbeAbsent, ProbeError
 

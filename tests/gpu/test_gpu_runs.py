@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import stub_nvml
+from attempt_rows import count_attempts
 from program import command, environment, write_manifest
 
 from audio_batch.journal import Journal
@@ -95,4 +96,4 @@ def test_a_speech_engine_on_a_simulated_gpu_names_the_device_and_touches_nothing
     done = run(tmp_path, stub, "--engine", "faster-whisper", "--model", "demo")
     assert done.returncode == 5, done.stderr
     assert "No device can run the model" in done.stderr
-    assert Journal(tmp_path / "out/.audio-batch/journal.sqlite3").attempt_count() == 0
+    assert count_attempts(tmp_path / "out/.audio-batch/journal.sqlite3") == 0

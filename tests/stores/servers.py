@@ -61,14 +61,18 @@ class Answer:
 
 
 class FaultyServer:
-    """A server of HTTP/1.1 on 127.0.0.1 in threads; a context manager."""
+    """A server of HTTP/1.1 on 127.0.0.1 in threads; a context manager.
 
-    def __init__(self) -> None:
+    Args:
+        port: where it listens; 0 for any that is free.
+    """
+
+    def __init__(self, port: int = 0) -> None:
         self.trouble = Trouble()
         self._open: set[socket.socket] = set()
         self._stopping = threading.Event()
         handler = type("Handler", (_Handler,), {"owner": self})
-        self._server = _Threads(("127.0.0.1", 0), handler)
+        self._server = _Threads(("127.0.0.1", port), handler)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
 
     @property
@@ -256,8 +260,8 @@ def _access_key(asked: Asked) -> str:
 class S3Proxy(FaultyServer):
     """Hands requests of S3 (and STS) on to another server, with the Host that it was asked by."""
 
-    def __init__(self, upstream_port: int) -> None:
-        super().__init__()
+    def __init__(self, upstream_port: int, port: int = 0) -> None:
+        super().__init__(port)
         self._upstream_port = upstream_port
 
     def kind(self, asked: Asked) -> str:
@@ -331,8 +335,8 @@ class WebServer(FaultyServer):
         private: paths that want this Authorization.
     """
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
+    def __init__(self, folder: Path, port: int = 0) -> None:
+        super().__init__(port)
         self.folder = folder
         self.ranges = self.etags = self.dates = self.lengths = True
         self.redirects: dict[str, Redirect] = {}

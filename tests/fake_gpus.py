@@ -1,4 +1,4 @@
-"""A probe that says what it is told: for tests and for simulated machines."""
+"""GPUs that are not there, and a probe that says of them what it is told."""
 
 from __future__ import annotations
 

@@ -1,0 +1,140 @@
+"""Looks for nodes that join a Ray cluster while a run is at work, and asks its autoscaler for them.
+
+A thread looks every few seconds. A node that is new, or has come in the place of one that went, is
+asked what it is as those of the beginning were; its devices are offered until the run has taken
+them. See `arrivals`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from audio_batch.arrivals import Arrival
+from audio_batch.ray_cluster import Cluster, Spot
+from audio_batch.ray_devices import able_of, bundle_of, chosen, find_spots, node_ids
+from audio_batch.ray_flags import kind_of
+from audio_batch.ray_node import NodeReport
+from audio_batch.ray_reports import Needs
+from audio_batch.text import for_terminal, redact
+
+_LOOK_S = 5.0
+
+_PATIENCE_S = 10.0
+"""For a call of Ray's to come back when nobody looks any more."""
+
+_log = logging.getLogger("audio_batch.run")
+
+
+class RayLookout:
+    """See `arrivals.Lookout`.
+
+    Args:
+        spec: `auto`, `cpu` or `cuda`.
+        slots_of: how many assets a device takes at a time.
+        workers: so many devices the autoscaler is asked for, never more than there are assets to
+            begin; None asks for nothing, but for one when the last one has gone.
+        driver_publishes: whether nodes need not write where outputs go; to a store they all can.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        spec: str,
+        needs: Needs,
+        slots_of: Callable[[Spot], int],
+        *,
+        workers: int | None = None,
+        driver_publishes: bool = False,
+    ) -> None:
+        self._cluster = cluster
+        self._word = kind_of(spec)
+        self._needs = needs
+        self._slots_of = slots_of
+        self._workers = workers
+        self._driver_publishes = driver_publishes
+        self._reports: dict[str, NodeReport | str] = {}
+        self._offered: dict[str, Spot] = {}
+        self._over = threading.Event()
+        self._alone = False
+        self._thread: threading.Thread | None = None
+
+    def begin(self, found: Callable[[Sequence[Arrival]], None], left: Callable[[], int]) -> None:
+        """See `Lookout.begin`."""
+        self._thread = threading.Thread(
+            target=self._live, args=(found, left), name="Lookout", daemon=True
+        )
+        self._thread.start()
+
+    def taken(self, arrival: Arrival) -> None:
+        """See `Lookout.taken`."""
+        self._alone = False
+        self._cluster.spots[arrival.device.id] = self._offered[arrival.device.id]
+
+    def expects(self) -> bool:
+        """See `Lookout.expects`: whether a node of the run has left, and the cluster has not."""
+        ours = set(node_ids(tuple(self._cluster.spots.values())))
+        alive = self._cluster.alive()
+        self._alone = bool(alive) and not ours <= alive
+        return self._alone
+
+    def close(self) -> None:
+        """See `Lookout.close`."""
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join(_PATIENCE_S)
+
+    def _live(self, found: Callable[[Sequence[Arrival]], None], left: Callable[[], int]) -> None:
+        while not self._over.is_set():
+            try:
+                nodes = chosen(self._cluster.ray.nodes())
+                self._ask(nodes, left())
+                arrivals = self._look(nodes)
+            except Exception as error:  # the cluster is busy, or has gone: the runner notices that
+                _log.debug("The nodes of the cluster cannot be seen: %s", error)
+            else:
+                if arrivals and not self._over.is_set():
+                    found(arrivals)
+            self._over.wait(_LOOK_S)
+
+    def _ask(self, nodes: Sequence[Mapping[str, Any]], left: int) -> None:
+        """Tell the autoscaler how many workers there is something to do for."""
+        wanted = max(self._workers or 0, 1 if self._alone else 0)
+        if self._workers is None and not wanted:
+            return
+        spots = tuple(self._cluster.spots.values())
+        word = "cpu" if all(spot.device.kind == "cpu" for spot in spots) else self._word
+        self._cluster.ask_for(min(wanted, left), bundle_of(nodes, word))
+
+    def _look(self, nodes: Sequence[Mapping[str, Any]]) -> list[Arrival]:
+        """The devices that may join."""
+        spots = tuple(self._cluster.spots.values())
+        known = {spot.node_id: spot.node for spot in spots}
+        everything = {node["NodeID"]: node["Resources"] for node in nodes}
+        new = {spot.node_id for spot in find_spots(nodes, everything, self._word, known)}
+        new -= known.keys()
+        if not new:
+            return []
+        free = find_spots(nodes, self._cluster.free(nodes), self._word, known)
+        free = [spot for spot in free if spot.node_id in new]
+        able = self._able(free)
+        self._offered.update({spot.device.id: spot for spot in able})
+        return [Arrival(spot.device, self._slots_of(spot)) for spot in able]
+
+    def _able(self, spots: Sequence[Spot]) -> list[Spot]:
+        """The spots on nodes that can do the work; each node is asked once."""
+        unasked = [node_id for node_id in node_ids(spots) if node_id not in self._reports]
+        found = self._needs.reports(self._cluster, unasked, is_over=self._over.is_set)
+        if self._over.is_set():
+            return []
+        for node_id, said in found.items():
+            if isinstance(said, NodeReport) and not (said.writes or self._driver_publishes):
+                found[node_id] = f"it cannot write to {self._needs.output}."
+        self._reports.update(found)
+        able, _ = able_of(spots, self._reports)
+        _, problems = able_of((spot for spot in spots if spot.node_id in found), found)
+        for problem in problems:
+            _log.warning("%s", for_terminal(redact(problem)))
+        return able

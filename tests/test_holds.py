@@ -1,0 +1,234 @@
+"""Stores that are away hold what lies there, over real pools and journals; the work is made up."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from test_runner import OPTIONS, House, done, planned
+
+from audio_batch import events
+from audio_batch.errors import Away, ErrorKind
+from audio_batch.guards import Guards
+from audio_batch.holds import Holds
+from audio_batch.journal import Journal
+from audio_batch.outcome import Outcome, State
+from audio_batch.pipeline import Job
+from audio_batch.plan import Planned
+from audio_batch.runner import Runner
+from audio_batch.time_limits import TimeLimit
+
+SOON_S = 0.05
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path / "journal.sqlite3")
+
+
+def lying(*uris: str) -> list[Planned]:
+    """Assets a0, a1, … at these places; "" is a file of this machine."""
+    return [
+        dataclasses.replace(
+            item, asset=dataclasses.replace(item.asset, uri=uri, path=None) if uri else item.asset
+        )
+        for item, uri in zip(planned(len(uris)), uris, strict=True)
+    ]
+
+
+def missed(job: Job, store: str, *, signed_out: bool = True) -> Outcome:
+    return Outcome(
+        job.asset.id,
+        State.FAILED,
+        "f",
+        job.device,
+        error_kind=ErrorKind.INPUT_FORBIDDEN if signed_out else ErrorKind.NETWORK,
+        error_text="It cannot be fetched.",
+        transient=not signed_out,
+        away=Away(store, signed_out, "nobody is there"),
+    )
+
+
+def notices(house: House) -> list[str]:
+    return [event.text for event in house.told if isinstance(event, events.Notice)]
+
+
+def attempts(house: House) -> dict[str, int]:
+    journal = Journal(house.path, read_only=True)
+    return {entry.asset_id: entry.attempts for entry in journal.entries()}
+
+
+def order(house: House) -> list[str]:
+    """The assets in the order in which they were done."""
+    return [
+        event.outcome.asset_id
+        for event in house.told
+        if isinstance(event, events.AssetFinished) and event.outcome.state is State.DONE
+    ]
+
+
+def test_a_sign_in_that_comes_back_costs_no_attempt(house: House) -> None:
+    asked = Counter[str]()
+
+    def work(job: Job) -> Outcome:
+        asked[job.asset.id] += 1
+        away = job.asset.path is None and sum(asked[f"a{n}"] for n in range(4)) < 5
+        return missed(job, "s3://one") if away else done(job)
+
+    places = ["s3://one/a", "s3://one/b", "s3://two/c", "s3://two/d", "", "", "", ""]
+    result = house.run(
+        8,
+        work,
+        todo=lying(*places),
+        options=dataclasses.replace(OPTIONS, max_attempts=1),
+        holds=Holds(60, first_s=SOON_S, profile="night"),
+    )
+    assert (result.done, result.failed, result.not_begun) == (8, 0, 0)
+    assert result.stores_away == ()
+    assert set(attempts(house).values()) == {1}
+    told = notices(house)
+    assert sum("lets nobody in" in text for text in told) == 1
+    assert "aws sso login --profile night" in told[0]
+    assert sum("is back" in text for text in told) == 1
+    assert set(order(house)[:4]) == {"a4", "a5", "a6", "a7"}, "the others go on"
+    # Nobody else was sent to where nobody is let in: those at work, then one at a time.
+    assert asked["a2"] + asked["a3"] <= 3
+
+
+def test_three_in_a_row_without_an_answer_hold_their_host_alone(house: House) -> None:
+    back = threading.Event()
+    both = Counter[str]()
+
+    def work(job: Job) -> Outcome:
+        both[job.asset.uri] += 1
+        dead = job.asset.uri.startswith("https://dead/") and not back.is_set()
+        return missed(job, "https://dead", signed_out=False) if dead else done(job)
+
+    def mend(_: Runner) -> None:
+        while not sum("does not answer" in text for text in notices(house)):
+            time.sleep(0.01)
+        time.sleep(0.2)
+        back.set()
+
+    places = [f"https://{host}/{n}" for n in range(6) for host in ("dead", "well")]
+    result = house.run(12, work, todo=lying(*places), during=mend, holds=Holds(60, first_s=SOON_S))
+    assert (result.done, result.failed) == (12, 0)
+    assert set(attempts(house).values()) == {1}, "what failed before it was known counts no more"
+    assert max(both[uri] for uri in places if "well" in uri) == 1
+    assert {int(key[1:]) % 2 for key in order(house)[:6]} == {1}
+
+
+@pytest.mark.parametrize("wait_s", [60, 0])
+def test_too_few_to_tell_or_nobody_who_waits_fail_as_ever(house: House, wait_s: float) -> None:
+    count = 2 if wait_s else 4
+    result = house.run(
+        count,
+        lambda job: missed(job, "https://dead", signed_out=False),
+        todo=lying(*[f"https://dead/{n}" for n in range(count)]),
+        options=dataclasses.replace(OPTIONS, outage_wait_s=wait_s),
+        holds=Holds(wait_s, first_s=SOON_S),
+    )
+    assert (result.done, result.failed) == (0, count)
+    assert set(attempts(house).values()) == {3}
+
+
+def test_what_never_comes_back_is_left_to_the_next_run(house: House) -> None:
+    def work(job: Job) -> Outcome:
+        return done(job) if job.asset.path else missed(job, "s3://one")
+
+    result = house.run(
+        5, work, todo=lying("s3://one/a", "", "s3://one/b", "", "s3://one/c"), holds=Holds(0.3)
+    )
+    assert (result.done, result.failed, result.not_begun) == (2, 0, 3)
+    (store,) = result.stores_away
+    assert (store.store, store.assets, store.reason) == ("s3://", 3, "nobody is there")
+    assert "aws sso login" in store.remedy
+    assert house.states()[State.FAILED] == 0
+    assert any("Nothing else is left to do: 3 assets wait for s3://" in t for t in notices(house))
+    assert house.run(3, done, todo=lying("s3://one/a", "s3://one/b", "s3://one/c")).done == 3
+
+
+def test_outputs_that_are_away_hold_all_and_nothing_is_heard_twice(house: House) -> None:
+    heard, published = Counter[str](), threading.Event()
+
+    def work(job: Job) -> Outcome:
+        whole = done(job)
+        heard[job.asset.id] += not job.kept
+        if published.is_set():
+            return dataclasses.replace(whole, outputs=(whole.stages[0].file,))
+        return dataclasses.replace(missed(job, "s3://out"), stages=whole.stages)
+
+    threading.Timer(0.3, published.set).start()
+    holds = Holds(60, "s3://out/x", first_s=SOON_S)
+    result = house.run(6, work, todo=planned(6), caps={"cpu": 1}, holds=holds)
+    assert (result.done, result.failed) == (6, 0)
+    assert set(heard.values()) == {1}
+
+
+def test_what_is_one_assets_own_fails_alone(house: House) -> None:
+    def work(job: Job) -> Outcome:
+        return missed(job, "gs://one") if job.asset.id == "a0" else done(job)
+
+    todo = lying(*[f"gs://one/{n}" for n in range(6)])
+    result = house.run(6, work, todo=todo, holds=Holds(60, first_s=SOON_S))
+    assert (result.done, result.failed) == (5, 1)
+
+
+def test_a_try_that_tells_nothing_is_followed_by_another(house: House) -> None:
+    """The process that tried it died, or it was slow: nothing is known of the store."""
+    tries = Counter[str]()
+
+    def work(job: Job) -> Outcome:
+        tries[job.asset.id] += 1
+        if sum(tries.values()) < 2:
+            return missed(job, "s3://one")
+        if sum(tries.values()) < 4:
+            return dataclasses.replace(
+                missed(job, "s3://one"), away=None, error_kind=ErrorKind.TIMEOUT
+            )
+        return done(job)
+
+    todo = lying(*[f"s3://one/{n}" for n in range(4)])
+    result = house.run(4, work, todo=todo, caps={"cpu": 1}, holds=Holds(60, first_s=SOON_S))
+    assert result.done + result.failed == 4
+    assert result.done >= 2
+
+
+@pytest.mark.parametrize("how", ["a signal", "the time"])
+def test_a_signal_and_the_end_of_the_time_end_the_waiting(house: House, how: str) -> None:
+    def interrupt(runner: Runner) -> None:
+        while how == "a signal" and not any("Nothing else" in text for text in notices(house)):
+            time.sleep(0.01)
+        if how == "a signal":
+            runner.stop.request("SIGTERM")
+
+    limit = TimeLimit.of_flags(None, None if how == "a signal" else "1s")
+    begun_s = time.monotonic()
+    result = house.run(
+        3,
+        lambda job: missed(job, "s3://one"),
+        todo=lying(*[f"s3://one/{n}" for n in range(3)]),
+        during=interrupt,
+        guards=Guards(time=limit),
+        holds=Holds(3600),
+    )
+    assert time.monotonic() - begun_s < 60
+    assert (result.interrupted, result.out_of_time) == (how == "a signal", how == "the time")
+    assert (result.failed, result.not_begun) == (0, 3)
+    assert [store.assets for store in result.stores_away] == [3]
+
+
+@pytest.mark.slow
+def test_a_window_full_of_what_waits_lets_what_comes_later_through(house: House) -> None:
+    places = ["s3://one/x"] * 21_000 + [""]
+    result = house.run(
+        len(places),
+        lambda job: done(job) if job.asset.path else missed(job, "s3://one"),
+        todo=lying(*places),
+        holds=Holds(0.5),
+    )
+    assert (result.done, result.failed, result.not_begun) == (1, 0, 21_000)

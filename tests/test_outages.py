@@ -1,0 +1,359 @@
+"""Stores that go away in the middle of a run and come back, or do not; the program as a process."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from program import Answer, command, environment, write_tone
+from stores.faults import Rule
+from stores.identity_center import Home, IdentityCenter
+from stores.s3 import S3
+from stores.servers import S3Proxy, WebServer
+from stores.test_aws import stub_aws
+from test_terminal import on_terminal
+
+from audio_batch.errors import AssetError
+from audio_batch.journal import Journal
+from audio_batch.remote.access import Access
+from audio_batch.remote.downloads import UNKNOWN, Patience
+from audio_batch.remote.inputs import InputPlace, PlacedInputs
+
+Cli = Callable[..., Answer]
+NULL = ("--engine", "null", "--downloads", 0)
+WEB = ("--allow-http", "--allow-private-addresses")
+
+_KEYS = """
+import json, pathlib, sys
+from datetime import UTC, datetime, timedelta
+home, over = pathlib.Path(sys.argv[1]), sys.argv[2]
+if list(home.parent.glob(over)) and not (home / "again").exists():
+    sys.exit("nobody is signed in")
+ends = datetime.now(UTC) + timedelta(seconds=120)
+print(json.dumps({"Version": 1, "AccessKeyId": "AKIDNIGHT", "SecretAccessKey": "canary-secret",
+    "SessionToken": "canary-session", "Expiration": f"{ends:%Y-%m-%dT%H:%M:%SZ}"}))
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path, s3: S3) -> Home:
+    """Where the profile `night` is; see `signed_in_until`."""
+    return Home(tmp_path / "home", {"AWS_ENDPOINT_URL_STS": s3.endpoint})
+
+
+def signed_in_until(home: Home, over: str) -> tuple[str, ...]:
+    """Keys that are asked for at every request, and had until a file is there; and the flags.
+
+    After that nobody is signed in, until there is a file `again` in the home.
+    """
+    program = home.folder / "keys.py"
+    words = " ".join(f'"{word}"' for word in (sys.executable, program, home.folder, over))
+    home.config(f"[profile night]\ncredential_process = {words}\nregion = eu-central-1\n")
+    program.write_text(_KEYS, encoding="utf-8")
+    home.more |= {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
+    return ("--aws-profile", "night")
+
+
+def manifest_of(folder: Path, uris: Sequence[str]) -> Path:
+    path = folder / "m.json"
+    entries = [{"id": f"a{number}", "uri": uri} for number, uri in enumerate(uris)]
+    path.write_text(json.dumps(entries), encoding="utf-8")
+    return path
+
+
+def tones(folder: Path, count: int) -> list[str]:
+    return [str(write_tone(folder / f"t{number}.wav", 0.3)) for number in range(count)]
+
+
+def in_s3(s3: S3, folder: Path, count: int) -> list[str]:
+    return [s3.put(f"in/{n}.wav", Path(path)) for n, path in enumerate(tones(folder, count))]
+
+
+def summary_of(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    return found
+
+
+def attempts(state: Path) -> set[int]:
+    with closing(Journal(state / "journal.sqlite3", read_only=True)) as journal:
+        return {entry.attempts for entry in journal.entries()}
+
+
+class Night:
+    """A run as a process; its words are read while it goes on."""
+
+    def __init__(self, folder: Path, *arguments: object, env: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            command(*arguments),
+            cwd=folder,
+            env=environment(**env),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+        )
+        self.said = ""
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.said += line
+
+    def until(self, words: str) -> None:
+        """Wait for it to say something."""
+        until_s = time.monotonic() + 120
+        while words not in self.said:
+            assert self.process.poll() is None, self.said
+            assert time.monotonic() < until_s, self.said
+            time.sleep(0.02)
+
+    def end(self) -> int:
+        """Wait for its end."""
+        code = self.process.wait(180)
+        self._thread.join()
+        return code
+
+
+@pytest.fixture
+def nights() -> Iterator[list[Night]]:
+    begun: list[Night] = []
+    yield begun
+    for night in begun:
+        if night.process.poll() is None:
+            night.process.kill()
+        night.process.communicate()
+
+
+def test_a_sign_in_that_does_not_come_back_fails_nothing(
+    cli: Cli, tmp_path: Path, s3: S3, home: Home
+) -> None:
+    local, remote = tones(tmp_path / "local", 3), in_s3(s3, tmp_path / "s3", 3)
+    manifest = manifest_of(tmp_path, [*local, *remote])
+    night = ("run", manifest, *NULL, "-o", "out", "--order", "manifest", "--threads", 1)
+    flags = ("--s3-endpoint", s3.endpoint, *signed_in_until(home, "out/a0.json"))
+    flags = (*flags, "--results-db", f"sqlite:///{tmp_path}/results.db")
+    answer = cli(*night, *flags, "--outage-wait", "1s", env=home.environment)
+    assert answer.code == 5, answer.err
+    one = summary_of(tmp_path / "out")
+    assert (one["done"], one["failed"], one["not_done"]) == (3, 0, 3)
+    assert (one["ended_by"], one["failures"]) == ("store_away", [])
+    assert [(s["store"], s["assets"]) for s in one["stores_away"]] == [("s3://", 3)]
+    said = " ".join(answer.err.split())
+    assert said.count("lets nobody in") == 1
+    assert "3 assets wait for it" in said and "`aws sso login --profile night`" in said
+    with closing(sqlite3.connect(tmp_path / "results.db")) as database:
+        states = {row[0] for row in database.execute("SELECT state FROM audio_batch_results")}
+    assert states == {"done", "interrupted"}
+    (home.folder / "again").touch()
+    again = cli(*night, *flags, env=home.environment)
+    assert again.code == 0, again.err
+    assert summary_of(tmp_path / "out")["done_before"] == 3
+    assert attempts(tmp_path / "out/.audio-batch") == {1}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+def test_somebody_signs_in_again_and_the_run_goes_on(
+    nights: list[Night], tmp_path: Path, s3: S3, home: Home, isolation: str
+) -> None:
+    local, remote = tones(tmp_path / "local", 3), in_s3(s3, tmp_path / "s3", 4)
+    manifest = manifest_of(tmp_path, [*local, *remote])
+    night = ("run", manifest, *NULL, "-o", "out", "--order", "manifest")
+    flags = ("--s3-endpoint", s3.endpoint, *signed_in_until(home, "out/a0.json"))
+    more = ("--isolation", isolation, "--downloads", 2, "--threads", 1)
+    nights.append(run := Night(tmp_path, *night, *flags, *more, env=home.environment))
+    run.until("Nothing else is left to do")
+    (home.folder / "again").touch()
+    assert run.end() == 0, run.said
+    one = summary_of(tmp_path / "out")
+    assert (one["done"], one["failed"], one["stores_away"]) == (7, 0, [])
+    assert run.said.count("s3:// is back") == 1
+    assert attempts(tmp_path / "out/.audio-batch") == {1}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX pseudo-terminal")
+def test_a_person_at_the_terminal_is_asked_once(
+    tmp_path: Path, s3: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = manifest_of(tmp_path, [*tones(tmp_path / "l", 12), *in_s3(s3, tmp_path / "s3", 3)])
+    with IdentityCenter() as center:
+        home = Home(tmp_path / "home", {"AWS_ENDPOINT_URL_SSO": center.url})
+        home.sso()
+        home.token("access-1", ends_in_s=7200)
+        center.good, center.lasting_s = {"access-1"}, 120
+        log = tmp_path / "asked"
+        path = stub_aws(
+            tmp_path / "bin",
+            "import json, sys, pathlib\n"
+            f"with open({str(log)!r}, 'a') as file: file.write(' '.join(sys.argv[1:]) + ';')\n"
+            f"token = pathlib.Path({str(home.token_file())!r})\n"
+            "body = json.loads(token.read_text()) | {'accessToken': 'access-2'}\n"
+            "token.write_text(json.dumps(body))\n"
+            "print('Attempting to open a browser')\n",
+        )
+        env = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "PATH": path}
+        for name, value in {**env, **home.environment}.items():
+            monkeypatch.setenv(name, value)
+
+        def end_it() -> None:
+            while not (tmp_path / "out/a0.json").exists():
+                time.sleep(0.005)
+            center.good = {"access-2"}
+
+        threading.Thread(target=end_it, daemon=True).start()
+        flags = ("--s3-endpoint", s3.endpoint, "--aws-profile", "night", "--aws-login")
+        night = ("run", manifest, *NULL, "-o", "out", "--order", "manifest", "-t", 1, "--yes")
+        begun_s = time.monotonic()
+        code, shown = on_terminal(tmp_path, *night, *flags, answers={})
+    assert code == 0, shown
+    assert log.read_text() == "sso login --profile night;"
+    assert "Attempting to open a browser" in shown
+    assert "s3:// is back" in shown
+    assert time.monotonic() - begun_s < 60
+    assert attempts(tmp_path / "out/.audio-batch") == {1}
+
+
+@pytest.mark.slow
+def test_keys_in_a_file_that_somebody_writes_anew(
+    nights: list[Night], tmp_path: Path, s3: S3, home: Home
+) -> None:
+    """The store refuses them; the file is read again, in the processes of devices too."""
+    manifest = manifest_of(tmp_path, in_s3(s3, tmp_path / "s3", 4))
+    home.config("[profile night]\nregion = eu-central-1\n")
+    keys = home.folder / ".aws/credentials"
+    secret = "aws_secret_access_key = canary-secret-0123456789abcdefghijkl\n"
+    keys.write_text(f"[night]\naws_access_key_id = AKIDOLD\n{secret}")
+    env = {**home.environment, "AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
+    s3.inject(s3.trouble.faults.__class__(expire_after=7))  # STS, four looks, two recordings
+    flags = ("--s3-endpoint", s3.endpoint, "--aws-profile", "night", "--isolation", "process")
+    run = Night(tmp_path, "run", manifest, *NULL, "-o", "out", "-t", 1, *flags, env=env)
+    nights.append(run)
+    run.until("lets nobody in")
+    keys.write_text(f"[night]\naws_access_key_id = AKIDNEW\n{secret}")
+    assert run.end() == 0, run.said
+    assert summary_of(tmp_path / "out")["done"] == 4
+    assert attempts(tmp_path / "out/.audio-batch") == {1}
+    assert {seen.key for seen in s3.trouble.seen if seen.status == 200} == {"AKIDOLD", "AKIDNEW"}
+
+
+@pytest.mark.slow
+def test_outputs_wait_for_their_store_and_nothing_is_heard_twice(
+    nights: list[Night], tmp_path: Path, s3: S3, home: Home
+) -> None:
+    manifest = manifest_of(tmp_path, tones(tmp_path / "local", 5))
+    flags = (*signed_in_until(home, "over"), "--s3-endpoint", s3.endpoint)
+    state = tmp_path / "state"
+    night = ("run", manifest, *NULL, "-o", s3.url("out"), "--state-dir", state, "-f", "txt")
+    s3.rule(Rule("slow", kind="PUT", path="*/out/a*"))
+    nights.append(run := Night(tmp_path, *night, *flags, "-t", 1, env=home.environment))
+    run.until("[1/5] Done")
+    (tmp_path / "over").touch()
+    run.until("Nothing else is left to do")
+    (home.folder / "again").touch()
+    assert run.end() == 0, run.said
+    assert {key for key in s3.keys("out/") if key.endswith(".txt")} == {
+        f"out/a{n}.txt" for n in range(5)
+    }
+    assert attempts(state) == {1}
+    with closing(Journal(state / "journal.sqlite3", read_only=True)) as journal:
+        assert journal.stage_counts()["transcribe"] == 5
+
+
+@pytest.mark.slow
+def test_a_host_that_is_gone_for_a_while_holds_no_other(
+    nights: list[Night], tmp_path: Path
+) -> None:
+    gone, well = WebServer(tmp_path / "web"), WebServer(tmp_path / "web")
+    names = [Path(path).name for path in tones(tmp_path / "web", 5)]
+    uris = [f"{server.url}/{name}" for name in names for server in (gone, well)]
+    manifest = manifest_of(tmp_path, [*uris, *tones(tmp_path / "local", 3)])
+    with well:
+        gone.start()
+        gone.rule(Rule("reset", kind="GET"))  # until it is stopped nothing can be fetched
+        night = ("run", manifest, *NULL, "-o", "out", *WEB, "--max-attempts", 4)
+        nights.append(run := Night(tmp_path, *night, env={}))
+        run.until("to do")
+        gone.stop()
+        run.until("Nothing else is left to do: 5 assets wait for " + gone.url)
+        assert run.said.count("] Done: ") == 8
+        with WebServer(tmp_path / "web", gone.port):
+            assert run.end() == 0, run.said
+    one = summary_of(tmp_path / "out")
+    assert (one["done"], one["failed"]) == (13, 0)
+
+
+@pytest.mark.slow
+def test_an_s3_service_that_never_answers_again(
+    cli: Cli, nights: list[Night], tmp_path: Path, s3: S3
+) -> None:
+    proxy = S3Proxy(s3.moto.port)
+    proxy.start()
+    manifest = manifest_of(tmp_path, [*tones(tmp_path / "a", 2), *in_s3(s3, tmp_path / "b", 6)])
+    proxy.rule(Rule("hang", kind="GET"))
+    night = ("run", manifest, *NULL, "-o", "out", "--s3-endpoint", proxy.url)
+    env = {"AWS_ENDPOINT_URL_STS": proxy.url}
+    nights.append(run := Night(tmp_path, *night, "--outage-wait", "5s", "-t", 3, env=env))
+    run.until("] Processing: 0")
+    proxy.stop()
+    assert run.end() == 5, run.said
+    one = summary_of(tmp_path / "out")
+    assert (one["done"], one["failed"], one["not_done"]) == (2, 0, 6)
+    assert [(s["store"], s["assets"]) for s in one["stores_away"]] == [("s3://recordings", 6)]
+    with S3Proxy(s3.moto.port, proxy.port):
+        again = cli(*night, env=env)
+    assert again.code == 0, again.err
+
+
+def fetched(inputs: PlacedInputs, uri: str) -> AssetError:
+    with pytest.raises(AssetError) as caught:
+        inputs.fetch(uri, UNKNOWN, lambda _share: None, lambda: None)
+    return caught.value
+
+
+def test_only_silence_and_a_missing_sign_in_are_the_stores_own(
+    tmp_path: Path, s3: S3, web: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    access = Access(allow_http=True, allow_private=True, s3_endpoint=s3.endpoint)
+    place = InputPlace(tmp_path / "cache", access=access)
+    inputs = PlacedInputs(place, Patience(tries=1))
+    s3.put("a.wav", b"x")
+    (web.folder / "a.wav").write_bytes(b"x")
+    for rule in (Rule("error", status=503), Rule("reset"), Rule("error", status=403)):
+        for server in (s3.proxy, web):
+            server.trouble.rules[:] = [rule]
+        assert fetched(inputs, s3.url("a.wav")).away is None
+        assert fetched(inputs, f"{web.url}/a.wav").away is None
+    s3.trouble.rules[:] = [Rule("expired")]
+    expired = fetched(inputs, s3.url("a.wav")).away
+    assert expired is not None and (expired.store, expired.signed_out) == ("s3://recordings", True)
+    closed = WebServer(tmp_path)  # it listens, and then does not
+    closed._server.server_close()
+    silent = fetched(inputs, f"http://ann:secret@127.0.0.1:{closed.port}/a.wav?sig=x").away
+    assert silent is not None and not silent.signed_out
+    assert (silent.store, "secret" in silent.reason) == (closed.url, False)
+    nobody = PlacedInputs(
+        InputPlace(tmp_path / "cache", access=Access(s3_endpoint=closed.url)), Patience(tries=1)
+    )
+    found = fetched(nobody, s3.url("a.wav")).away
+    assert found is not None and not found.signed_out
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    signed_out = PlacedInputs(
+        InputPlace(tmp_path / "cache", access=Access(s3_endpoint=f"{s3.endpoint}/")),
+        Patience(tries=1),
+    )
+    found = fetched(signed_out, s3.url("a.wav")).away
+    assert found is not None and found.signed_out
