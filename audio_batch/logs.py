@@ -39,6 +39,10 @@ QUIET_ENVIRONMENT = {
 }
 """Set before any speech library is imported; what the user has set stays."""
 
+NO_REPORTS = {"ORT_DISABLE_TELEMETRY": "1"}
+"""Set whatever the user has set: ONNX Runtime, which hears where speech is, reports each process to
+its makers otherwise, and leaves them what it cannot send in the user's cache folder."""
+
 SAFE_ENVIRONMENT = {"PYTHONSAFEPATH": "1"}
 """For the processes that a run starts: without it Python would look for its own modules in the
 current folder first, and a manifest may have brought a `pickle.py`."""
@@ -107,6 +111,11 @@ class _Ours(logging.Filter):
         return record.name == OURS or record.name.startswith(f"{OURS}.")
 
 
+def _is_no_detail(record: logging.LogRecord) -> bool:
+    """Whether a record says more than one whose fields say it all: in JSON an event is one."""
+    return not getattr(record, "detail", False)
+
+
 class _LogFile(logging.FileHandler):
     """A log file whose disk may fill up: that is said once, and the run goes on."""
 
@@ -130,6 +139,7 @@ def quieten() -> None:
     """Switch off other libraries' progress bars and telemetry; before they are imported."""
     for key, value in QUIET_ENVIRONMENT.items():
         os.environ.setdefault(key, value)
+    os.environ.update(NO_REPORTS)
     os.environ.update(SAFE_ENVIRONMENT)
 
 
@@ -160,13 +170,18 @@ def configure(
     def formatter(*, traces: bool) -> logging.Formatter:
         return _JsonFormatter() if log_format == "json" else _PlainFormatter(traces=traces)
 
+    def added(handler: logging.Handler, *, traces: bool) -> None:
+        handler.setFormatter(formatter(traces=traces))
+        if log_format == "json":
+            handler.addFilter(_is_no_detail)
+        root.addHandler(handler)
+
     root.addHandler(logging.NullHandler())
     if console_level is not None:
         console = _Console(sys.stderr)
-        console.setFormatter(formatter(traces=False))
         console.setLevel(console_level)
         console.addFilter(_Ours())
-        root.addHandler(console)
+        added(console, traces=False)
     if log_file is not None:
         try:
             log_file.parent.mkdir(parents=True, exist_ok=True)
@@ -176,8 +191,7 @@ def configure(
                 f"The log file {log_file} cannot be written: {error.strerror or error}.",
                 remedy="Choose another --log-file.",
             ) from error
-        file.setFormatter(formatter(traces=True))
-        root.addHandler(file)
+        added(file, traces=True)
         warnings.simplefilter("default")
 
 

@@ -147,6 +147,26 @@ def test_a_process_of_ours_takes_no_module_from_the_current_folder(
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there the system keeps what is reported")
+def test_the_library_that_hears_speech_reports_nothing(tmp_path: Path) -> None:
+    """ONNX Runtime keeps what it has to report, and its own id of the machine, in the cache."""
+    program = (
+        "from audio_batch.logs import quieten; quieten()\n"
+        "import numpy; from audio_batch.engines import silero\n"
+        "print(len(list(silero.probabilities(numpy.zeros(16_000, numpy.float32)))))\n"
+    )
+    cache = {"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path), "ORT_DISABLE_TELEMETRY": "0"}
+    heard = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**environment(), **cache},
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    assert int(heard.stdout) == 32
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
 # --- pickles ---------------------------------------------------------------------------------
 
 

@@ -66,10 +66,8 @@ def probabilities(
         cpu: what bounds how many do; entered for a block at a time (half a second of work).
         alive: called after each block; may raise to give up.
     """
-    from faster_whisper.vad import get_vad_model
-
     gate = cpu or CpuGate()
-    session = get_vad_model().session
+    session = _network()
     hidden, cell = np.zeros(_MEMORY, np.float32), np.zeros(_MEMORY, np.float32)
     before = np.zeros(_CONTEXT, np.float32)
     count = len(samples) // _WINDOW + 1
@@ -90,6 +88,16 @@ def probabilities(
         if alive is not None:
             alive()
         yield from answer.ravel().tolist()
+
+
+def _network() -> Any:
+    """The session of the network, one for all, which reports to nobody."""
+    import onnxruntime
+    from faster_whisper.vad import get_vad_model
+
+    # Windows does not ask the environment (`logs.NO_REPORTS`), and has noted the process by now.
+    onnxruntime.disable_telemetry_events()
+    return get_vad_model().session
 
 
 def _spans(likely: Iterable[float], length: int, options: Any) -> list[Span]:

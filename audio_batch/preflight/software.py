@@ -63,15 +63,12 @@ def packages(_facts: Facts) -> Iterator[Finding]:
 
 
 def telemetry(_facts: Facts) -> Iterator[Finding]:
-    """That pyannote.audio reports no durations and numbers of speakers to its makers.
+    """That neither pyannote.audio nor ONNX Runtime reports to its makers.
 
-    `engines.pyannote` switches that off whatever the environment says, and sees that it is off.
+    `engines.pyannote` and `logs.quieten` switch that off whatever the environment says.
     """
+    text = "Reports to the makers of pyannote.audio and of ONNX Runtime are off"
     value = os.environ.get("PYANNOTE_METRICS_ENABLED", "")
     if value.lower() in ("true", "1"):
-        yield ok(
-            f"Reports to pyannote.audio's makers are off; PYANNOTE_METRICS_ENABLED={value} of the "
-            "environment is overruled."
-        )
-    else:
-        yield ok("Reports to pyannote.audio's makers are off.")
+        text += f"; PYANNOTE_METRICS_ENABLED={value} of the environment is overruled"
+    yield ok(f"{text}.")
