@@ -162,3 +162,7 @@ class AssetError(AudioBatchError):
         self.kind = kind
         self.transient = transient
         self.away = away
+
+    def rename(self, name: str, better: str) -> None:
+        """Call what it speaks of by another name."""
+        self.message = self.message.replace(name, better)

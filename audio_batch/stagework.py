@@ -194,7 +194,7 @@ class StageWork:
         if self._audio is None:
             path = self._fetched()
             with self.clock.stage("decode"):
-                self._audio = self.context.decode(path, self.recording)
+                self._audio = self._decoded(path)
             self._length_s = self._audio.duration_s
         return self._audio
 
@@ -208,6 +208,17 @@ class StageWork:
                 )
             self.job = dataclasses.replace(self.job, source=self.recording.source)
         return self._path
+
+    def _decoded(self, path: Path, span: tuple[int, int] | None = None) -> Audio:
+        from audio_batch.media.source import shown
+
+        try:
+            return self.context.decode(path, self.recording, span)
+        except AssetError as error:
+            uri = self.job.asset.uri
+            if urls.is_remote(uri):  # its file in the cache tells nobody anything
+                error.rename(shown(path), urls.shown(uri))
+            raise
 
     def _transcribe(self) -> Transcribed:
         recognizer = self._recognizer(self.job.decoding)
@@ -228,7 +239,7 @@ class StageWork:
         recognizer = self._recognizer(decoding)
         path = self._fetched()
         with self.clock.stage("decode"):
-            audio = self.context.decode(path, self.recording, part.span)
+            audio = self._decoded(path, part.span)
         rate_hz, first = audio.sample_rate_hz, audio.first_sample
         total = round(audio.duration_s * rate_hz)
         with self.context.cpu:

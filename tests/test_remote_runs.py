@@ -100,17 +100,23 @@ def test_a_rerun_fetches_exactly_what_changed_and_a_network_that_is_down_undoes_
     assert s3.counts()["GET"] == 1
 
 
-def test_403_and_404_fail_their_asset_at_once_and_the_rest_goes_on(
+def test_what_cannot_be_had_or_heard_fails_at_once_under_its_url_and_the_rest_goes_on(
     cli: Cli, tmp_path: Path, s3: S3, tones: list[Path]
 ) -> None:
+    tones[3].write_text("no sound", encoding="utf-8")
     uris = [s3.put(f"calls/{path.name}", path) for path in tones]
     uris[1] = s3.url("calls/gone.wav")
     s3.rule(Rule("error", path="*/tone-2.wav", status=403))
     manifest = manifest_of(tmp_path, uris)
     run = ("run", manifest, *NULL, "-o", "out", "--s3-endpoint", s3.endpoint, "--downloads", 0)
     assert cli(*run).code == 3
-    kinds = {one["id"]: one["kind"] for one in summary_of(tmp_path / "out")["failures"]}
-    assert kinds == {"tone-1": "input_missing", "tone-2": "input_forbidden"}
+    failures = {one["id"]: one for one in summary_of(tmp_path / "out")["failures"]}
+    assert {name: one["kind"] for name, one in failures.items()} == {
+        "tone-1": "input_missing",
+        "tone-2": "input_forbidden",
+        "tone-3": "not_media",
+    }
+    assert failures["tone-3"]["reason"].startswith(f"{uris[3]} is not a recording")
     assert s3.counts()["GET"] == COUNT
 
 
