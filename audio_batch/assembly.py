@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from audio_batch import models, ray_flags
+from audio_batch import locations, models, ray_flags
 from audio_batch.config import Settings
 from audio_batch.engines import DEFAULT_ENGINE, check_engine
 from audio_batch.engines.cuda import COMPUTE_TYPES
@@ -321,7 +321,11 @@ def _open_cluster(options: RunOptions, output: str, assets: Sequence[Asset]) -> 
         needs,
         slots_of,
         workers=options.ray_workers,
-        driver_publishes=options.ray_results == "driver" or not cluster.workers_publish,
+        must_write=(
+            cluster.workers_publish
+            and options.ray_results != "driver"
+            and not locations.is_remote(output)
+        ),
     )
     return Fleet(
         devices, caps, balancer, sampler, options.threads, cluster=cluster, lookout=lookout

@@ -104,8 +104,7 @@ class Backlog:
         self._too_late = False
         room = WINDOW - len(self._todo)
         if room >= min(_PORTION, len(self._feed)) > 0 and not self._holds.full:
-            # Of more than that the first ones come first, and need not wait for the others.
-            portion = WINDOW if room == WINDOW >= len(self._feed) else _PORTION
+            portion = WINDOW if room == WINDOW else _PORTION
             self.add(*(one for item in self._feed.take(portion) for one in self._cut(item)))
 
     def _leave_out(self) -> None:

@@ -7,7 +7,6 @@ asset may be read ahead.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 
@@ -21,6 +20,7 @@ from audio_batch.gpu.headroom import has_room
 from audio_batch.gpu.policies import EARLIEST_FINISH
 from audio_batch.guards import Guards
 from audio_batch.lengths import Lengths
+from audio_batch.occupancy import Occupancy
 from audio_batch.options import RunOptions
 from audio_batch.outcome import Outcome, Stage
 from audio_batch.plan import Planned, danger
@@ -131,8 +131,7 @@ class Dispatch:
         self._workers = workers
         self._copied: set[str] = set()
         self._several = False
-        self._areas: defaultdict[str, float] = defaultdict(float)
-        self._looked_s: dict[str, float] = {}
+        self._occupancy = Occupancy()
 
     def next(self, now_s: float) -> Beginning | None:
         """What may begin now; None: nothing.
@@ -365,14 +364,17 @@ class Dispatch:
 
     def touch(self, device: str, now_s: float) -> float:
         """Assets at work times seconds on a device so far; to be called before that changes."""
-        since_s = self._looked_s.get(device, now_s)
         flights = self._flights.on(device)
         active = len(flights)
         if not self._pace.ahead.shared:
             active = sum(flight.lease is not None for flight in flights)
-        self._areas[device] += active * (now_s - since_s)
-        self._looked_s[device] = now_s
-        return self._areas[device]
+        return self._occupancy.touch(device, now_s, active=active, busy=bool(flights))
+
+    def busy_s(self, now_s: float) -> dict[str, float]:
+        """By device: seconds so far in which at least one asset was at work there."""
+        for device in self._occupancy.devices():
+            self.touch(device, now_s)
+        return {device: self._occupancy.busy_s(device) for device in self._occupancy.devices()}
 
     def learn(self, flight: Flight, outcome: Outcome, now_s: float) -> None:
         """An asset was done from decoding to publication."""
@@ -381,9 +383,9 @@ class Dispatch:
             return
         wall_s = now_s - flight.since_s
         self._pace.lengths.told(flight.planned, outcome.duration_s)
-        planned = flight.planned
-        in_parts = planned.parts or (planned.part and len(planned.stages) > 1)
-        if planned.kept or in_parts or wall_s <= 0:
+        job = flight.job  # as it began: what is kept of it since then is its own work
+        in_parts = job.parts or (job.part and len(job.stages) > 1)
+        if job.kept or in_parts or wall_s <= 0:
             return
         area = self.touch(flight.device.id, now_s) - flight.area
         active = max(1, round(area / wall_s))

@@ -239,13 +239,13 @@ class Endings:
         """An outcome stands: learn from it, and count it."""
         self._forget(flight, outcome)
         wall_s = self.now_s() - flight.begun_s
-        self.result.count(outcome, wall_s)
+        self.result.count(outcome)
         if outcome.state is not State.DONE or outcome.rendered_only:
             return
         self.litter += [record.file.path for record in flight.planned.parts.values()]
         self.crew.finished(outcome.device)
-        planned = flight.planned
-        if outcome.duration_s is not None and not (planned.kept or planned.parts):
+        job = flight.job  # as it began: what is kept of it since then is its own work
+        if outcome.duration_s is not None and not (job.kept or job.parts):
             self.expectation.observe(outcome.device, outcome.duration_s, wall_s)
         if self.guards.ladder is not None:
             self.guards.ladder.worked(outcome.device, outcome)

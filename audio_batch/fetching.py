@@ -13,11 +13,11 @@ from audio_batch.errors import AssetError
 from audio_batch.remote import looks, urls
 from audio_batch.remote.downloads import Patience
 from audio_batch.remote.inputs import InputPlace, PlacedInputs
+from audio_batch.sightings import Sightings
 
 _log = logging.getLogger("audio_batch.inputs")
 
 _JOIN_S = 5.0
-_REMEMBERED = 200_000
 _HASTY = Patience(tries=2)
 """Whoever needs it tries for longer."""
 
@@ -35,7 +35,7 @@ class Fetching:
         self.spares: Callable[[str], bool] = lambda _uri: False
         """Whether a URI's store is not to be asked for now, since it is away. Any thread."""
         self._inputs = PlacedInputs(place, patience)
-        self._seen: dict[str, str] = {}
+        self._seen = Sightings()
         self._line: deque[Asset] = deque()
         self._tried: set[str] = set()
         self._change = threading.Condition()
@@ -61,12 +61,12 @@ class Fetching:
         known = [self._remembered(asset) for asset in assets]
         looked = looks.look_at(known, self.place.access, spares=self.spares)
         for asset, before in zip(looked, known, strict=True):
-            if before.seen is None and asset.seen is not None and len(self._seen) < _REMEMBERED:
-                self._seen[asset.id] = asset.seen
+            if before.seen is None and asset.seen is not None:
+                self._seen.keep(asset, asset.seen)
         return looked
 
     def _remembered(self, asset: Asset) -> Asset:
-        seen = self._seen.get(asset.id)
+        seen = self._seen.of(asset)
         return asset if seen is None else dataclasses.replace(asset, seen=seen)
 
     def offer(self, assets: Iterable[Asset]) -> None:

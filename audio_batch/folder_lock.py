@@ -17,6 +17,8 @@ from audio_batch.shards import Shard
 LOCK = "run.lock"
 
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOENT, errno.ENOTDIR)
+_GLANCE_S = 0.2
+"""How long a lock is asked for: whoever only looks whether a run is at work has it for a moment."""
 _PATIENCE_S = 3.0
 """How long a shard waits for another's look at the whole's lock, which takes a moment."""
 
@@ -56,14 +58,16 @@ class FolderLock:
             raise self.unwritable(state, error) from error
         self._take_one(held, state / LOCK)
         if self.shard is None:
-            others, patience_s = sorted(whole.glob(f"{SHARDS}/*/{LOCK}")), 0.0
+            others, patience_s = sorted(whole.glob(f"{SHARDS}/*/{LOCK}")), _GLANCE_S
         else:
             others, patience_s = [whole / LOCK], _PATIENCE_S
         for other in others:
             with contextlib.ExitStack() as seen:
                 self._take_one(seen, other, patience_s)
 
-    def _take_one(self, held: contextlib.ExitStack, path: Path, patience_s: float = 0.0) -> None:
+    def _take_one(
+        self, held: contextlib.ExitStack, path: Path, patience_s: float = _GLANCE_S
+    ) -> None:
         # Never the soft kind, which a dead process would leave behind.
         lock = filelock.FileLock(path, timeout=patience_s, fallback_to_soft=False)
         try:
@@ -80,3 +84,20 @@ class FolderLock:
                 f"The lock in {path.parent} cannot be taken: {error}.",
                 remedy="Choose an --output-dir, or a --state-dir, on a file system that has locks.",
             ) from error
+
+
+def is_held(state: Path) -> bool | None:
+    """Whether a run is at work with a state folder; None: its lock cannot be asked here.
+
+    Where nobody holds the lock, this does, for a moment.
+    """
+    path = state / LOCK
+    if not path.is_file():
+        return False
+    try:
+        with filelock.FileLock(path, timeout=0, fallback_to_soft=False):
+            return False
+    except filelock.Timeout:
+        return True
+    except (OSError, NotImplementedError):
+        return None

@@ -31,7 +31,7 @@ FIRST_S, LONGEST_S = 15.0, 120.0
 IN_A_ROW = 3
 """So many assets without an answer, and none with one between them, say that a store is away."""
 MOST = 100_000
-"""So many wait here; what comes later in the feed stays there, 2 kB each are enough."""
+"""So many wait here, 2 kB each; what comes later in the feed stays there."""
 
 _BLAMED = 2
 """A store that was held so often, and came back, is not to blame for everything."""

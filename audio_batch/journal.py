@@ -12,10 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from audio_batch import journal_rows, journal_stages
+from audio_batch import journal_rows, journal_runs, journal_stages
 from audio_batch.errors import ErrorKind
 from audio_batch.journal_counts import Tally
 from audio_batch.journal_file import JournalFile
+from audio_batch.journal_formats import Formats
 from audio_batch.journal_lookup import Lookup
 from audio_batch.journal_outbox import Outbox
 from audio_batch.journal_rows import JournalEntry, RunRecord, outputs_json, storable
@@ -76,6 +77,7 @@ class Journal:
         self._db = self._file.db
         self.lookup = Lookup(self._file)
         self.outbox = Outbox(self._file)
+        self.formats = Formats(self._file)
 
     def close(self) -> None:
         """Close the file; what was committed is there whether this is called or not."""
@@ -116,6 +118,13 @@ class Journal:
                 "UPDATE runs SET finished_at = ?, exit_code = ? WHERE run_id = ?",
                 (time.time(), exit_code, run_id),
             )
+
+    def record_idle_run(
+        self, *, version: str, request: dict[str, Any], started_at: float, exit_code: int
+    ) -> None:
+        """Record a run that has ended with nothing to do; see `journal_runs.record_idle`."""
+        with self._file.transaction():
+            journal_runs.record_idle(self._db, version, request, started_at, exit_code)
 
     def last_run(self) -> RunRecord | None:
         """The newest run, or None in a new journal."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-import itertools
 import json
 import re
 import sqlite3
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -22,6 +22,7 @@ from audio_batch.journal_rows import JournalEntry
 from audio_batch.outcome import State
 
 PAGE = 5_000
+BETWEEN = ",\n    "
 
 BAD = (State.FAILED, State.INCOMPLETE, State.QUARANTINED)
 SETTLED = (State.DONE, *BAD)
@@ -31,6 +32,10 @@ _IN_BAD = f"state IN ({', '.join(repr(state.value) for state in BAD)})"
 _IN_SETTLED = f"state IN ({', '.join(repr(state.value) for state in SETTLED)})"
 _LISTS = ("notes", "outputs", "timings_s", "missing", "suspicions")
 """Columns that hold JSON."""
+
+
+Rank = tuple[str, bool, float]
+"""An asset's id, whether it is settled, and since when it is as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +136,11 @@ class Tally:
         return heapq.merge(*parts, key=lambda entry: entry.asset_id)
 
     def as_json(self, rows: Rows) -> Iterator[str]:
-        """Rows as JSON objects in ASCII, with the fields of `JournalEntry`; SQLite writes them."""
+        """Rows as JSON objects in ASCII, with the fields of `JournalEntry`, a page at a time.
+
+        `BETWEEN` stands between two of a page. SQLite writes them: of a million, each step that
+        Python takes with one is a second.
+        """
         fields = [field.name for field in dataclasses.fields(JournalEntry)]
         state = "CASE state WHEN 'running' THEN 'interrupted' ELSE state END"
         values = {
@@ -140,10 +149,17 @@ class Tally:
             **({"state": state} if self._over else {}),
         }
         written = ", ".join(f"'{name}', {value}" for name, value in values.items())
+        page = f"SELECT asset_id, json_object({written}) AS text FROM {self._source}"
         for condition in rows.conditions:
-            for row in self._pages(f"asset_id, json_object({written}) AS text", condition, None):
-                text: str = row["text"]
-                yield text if text.isascii() else _ascii(text)
+            after, count = "", PAGE
+            while count == PAGE:
+                ((text, count, after),) = self._read(
+                    f"SELECT group_concat(text, '{BETWEEN}'), count(*), max(asset_id) FROM ({page}"
+                    f" WHERE {condition} {self._further})",
+                    (after, PAGE),
+                )
+                if count:
+                    yield text if text.isascii() else _ascii(text)
 
     def leave_out(self, asset_ids: Sequence[str]) -> None:
         """Do as if these assets were not in this journal either."""
@@ -158,27 +174,38 @@ class Tally:
             )
         self._left_out = "AND asset_id NOT IN (SELECT asset_id FROM temp.left_out)"
 
-    def ranks(self) -> Iterator[tuple[str, bool, float]]:
-        """By id: each asset's id, whether it is settled, and since when it is as it is."""
-        columns = f"asset_id, {_IN_SETTLED} AS settled, coalesce(finished_at, started_at, 0) AS at"
-        for row in self._pages(columns, "TRUE", None):
-            yield row["asset_id"], bool(row["settled"]), row["at"]
+    def ranks(self) -> Iterator[list[Rank]]:
+        """Pages of what decides which journal's row of an asset stands, by id."""
+        columns = f"asset_id, {_IN_SETTLED}, coalesce(finished_at, started_at, 0)"
+        after = ""
+        while page := self._read(
+            f"SELECT {columns} FROM {self._source} WHERE TRUE {self._further}", (after, PAGE)
+        ):
+            yield [tuple(row) for row in page]
+            after = page[-1]["asset_id"]
+
+    @property
+    def _further(self) -> str:
+        """The end of a question for a page: what comes behind an id, and how much of it."""
+        return f"AND asset_id > ? {self._left_out} ORDER BY asset_id LIMIT ?"
 
     def _pages(self, columns: str, condition: str, limit: int | None) -> Iterator[sqlite3.Row]:
         after = ""
         while limit is None or limit > 0:
             size = PAGE if limit is None else min(PAGE, limit)
-            with self._file.translated():
-                page = self._query(
-                    f"SELECT {columns} FROM {self._source} WHERE {condition} AND asset_id > ?"
-                    f" {self._left_out} ORDER BY asset_id LIMIT ?",
-                    (after, size),
-                )
+            page = self._read(
+                f"SELECT {columns} FROM {self._source} WHERE {condition} {self._further}",
+                (after, size),
+            )
             yield from page
             if len(page) < size:
                 return
             after = page[-1]["asset_id"]
             limit = None if limit is None else limit - size
+
+    def _read(self, sql: str, values: Sequence[object]) -> list[sqlite3.Row]:
+        with self._file.translated():
+            return self._query(sql, values)
 
     def _query(self, sql: str, values: Sequence[object] = ()) -> list[sqlite3.Row]:
         return self._file.db.execute(sql, values).fetchall()
@@ -188,28 +215,38 @@ def leave_out_superseded(tallies: Sequence[Tally]) -> None:
     """Have each asset counted once where several journals may hold it.
 
     What stands is the newest row that is settled; where none is, the newest. Memory is bounded:
-    the journals are merged by id, and what loses is kept in SQLite's temporary files.
+    the journals are gone through together, and what loses is kept in SQLite's temporary files.
     """
-    ranked = [_numbered(number, tally) for number, tally in enumerate(tallies)]
     losers: list[list[str]] = [[] for _ in tallies]
-    for asset_id, group in itertools.groupby(heapq.merge(*ranked), key=itemgetter(0)):
-        rows = list(group)
-        if len(rows) == 1:
-            continue
-        best = max(rows, key=itemgetter(2))
-        for row in rows:
-            if row is not best:
-                losers[row[1]].append(asset_id)
-                if len(losers[row[1]]) == PAGE:
-                    tallies[row[1]].leave_out(losers[row[1]])
-                    losers[row[1]].clear()
+    for together in _by_id([tally.ranks() for tally in tallies]):
+        best: dict[str, tuple[bool, float, int]] = {}
+        for number, ranks in enumerate(together):
+            for asset_id, settled, at in ranks:
+                if (other := best.get(asset_id)) is None or (settled, at) > other[:2]:
+                    best[asset_id] = (settled, at, number)
+                    if other is not None:
+                        losers[other[2]].append(asset_id)
+                else:
+                    losers[number].append(asset_id)
+        for tally, some in zip(tallies, losers, strict=True):
+            if len(some) >= PAGE:
+                tally.leave_out(some)
+                some.clear()
     for tally, rest in zip(tallies, losers, strict=True):
         tally.leave_out(rest)
 
 
-def _numbered(number: int, tally: Tally) -> Iterator[tuple[str, int, tuple[bool, float]]]:
-    for asset_id, settled, at in tally.ranks():
-        yield asset_id, number, (settled, at)
+def _by_id(pages: Sequence[Iterator[list[Rank]]]) -> Iterator[list[list[Rank]]]:
+    """What several journals have, some pages at a time: all rows of an asset are together."""
+    held = [next(some, []) for some in pages]
+    while any(held):
+        bound = min(ranks[-1][0] for ranks in held if ranks)
+        ends = [bisect_right(ranks, bound, key=itemgetter(0)) for ranks in held]
+        yield [ranks[:end] for ranks, end in zip(held, ends, strict=True)]
+        held = [
+            ranks[end:] or next(some, [])
+            for ranks, end, some in zip(held, ends, pages, strict=True)
+        ]
 
 
 _TO_ESCAPE = re.compile(r"[^\x00-\x7e]+")  # DEL steers terminals, and JSON lets it be

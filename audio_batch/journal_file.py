@@ -9,12 +9,14 @@ that writes which happen at one time are cheaper in one group.
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import TracebackType
+from urllib.parse import quote_from_bytes
 
 from audio_batch import journal_schema
 from audio_batch.errors import SetupError
@@ -32,6 +34,16 @@ _CACHE_KIB = 64 * 1024
 
 _LEAST_SQLITE = (3, 35)
 """It has RETURNING."""
+
+
+def read_only_uri(path: PurePath) -> str:
+    """The URI by which SQLite opens a file for reading only.
+
+    The server of a UNC path is part of the path (`file:////server/share`): as the host of a URI,
+    where `as_uri` puts it, SQLite refuses it.
+    """
+    text = quote_from_bytes(os.fsencode(path.as_posix()), safe="/:")
+    return f"file://{'' if text.startswith('/') else '/'}{text}?mode=ro"
 
 
 @dataclass(slots=True)
@@ -93,7 +105,7 @@ class JournalFile:
 
     def _open(self, read_only: bool) -> None:
         if read_only:
-            uri = f"{self.path.resolve().as_uri()}?mode=ro"
+            uri = read_only_uri(self.path.resolve())
             self.db = sqlite3.connect(uri, uri=True, timeout=30, isolation_level=None)
         else:
             self.db = sqlite3.connect(self.path, timeout=30, isolation_level=None)

@@ -53,7 +53,11 @@ class JournalEntry:
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """One run's row; `exit_code` is None for a run that is at work or was killed."""
+    """One run's row; `exit_code` is None for a run that is at work or was killed.
+
+    `request` also says how many assets were `selected`, and how many of them were to do (`todo`),
+    where the run came to know.
+    """
 
     run_id: int
     started_at: float
@@ -61,6 +65,16 @@ class RunRecord:
     exit_code: int | None
     version: str
     request: dict[str, Any]
+
+    @property
+    def selected(self) -> int | None:
+        """How many assets the run was of."""
+        return self.request.get("selected")
+
+    @property
+    def todo(self) -> int | None:
+        """How many of them were to be done when it began."""
+        return self.request.get("todo")
 
 
 def storable(text: str | None) -> str | None:

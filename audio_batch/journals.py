@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from audio_batch.folder_lock import is_held
 from audio_batch.journal import Journal, JournalEntry, RunRecord
 from audio_batch.journal_counts import NOTHING, Counts, Rows, Tally, leave_out_superseded
 from audio_batch.shards import Shard, states
@@ -20,12 +21,17 @@ from audio_batch.shards import Shard, states
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One journal: the whole's (`shard` None) or a part's, with its newest run."""
+    """One journal: the whole's (`shard` None) or a part's, with its newest run.
+
+    `at_work`: whether that run is going on; None where only its lock would tell, and cannot be
+    asked.
+    """
 
     shard: Shard | None
     journal: Journal
     run: RunRecord | None
     tally: Tally
+    at_work: bool | None
 
 
 class Journals:
@@ -55,9 +61,14 @@ class Journals:
         journal = Journal(folder / "journal.sqlite3", read_only=True)
         self._stack.callback(journal.close)
         run = journal.last_run()
+        at_work: bool | None = False
+        if run is not None and run.exit_code is None:
+            at_work = is_held(folder)
+            if at_work is False:  # killed, or it has just ended
+                run = journal.last_run()
         # A run that left work behind in native code has ended; nobody is at work there.
-        over = run is not None and run.exit_code is not None
-        return Part(shard, journal, run, journal.tally(over=over))
+        over = run is not None and at_work is False
+        return Part(shard, journal, run, journal.tally(over=over), at_work)
 
     def __enter__(self) -> Journals:
         return self
@@ -71,10 +82,22 @@ class Journals:
         self._stack.close()
 
     @property
-    def newest_run(self) -> RunRecord | None:
-        """The run that began last."""
-        runs = [part.run for part in self.parts if part.run is not None]
-        return max(runs, key=lambda run: run.started_at, default=None)
+    def newest(self) -> Part | None:
+        """The journal of the run that began last."""
+        begun = [part for part in self.parts if part.run is not None]
+        return max(begun, key=lambda part: part.run.started_at if part.run else 0.0, default=None)
+
+    @property
+    def selected(self) -> int | None:
+        """How many assets the newest run was of, with its sibling parts'; None: not told by all."""
+        newest = self.newest
+        if newest is None or self.not_begun:
+            return None
+        count = newest.shard.count if newest.shard else 0
+        siblings = [p for p in self.parts if (p.shard.count if p.shard else 0) == count]
+        told = [part.run.selected if part.run else None for part in siblings]
+        known = [selected for selected in told if selected is not None]
+        return sum(known) if len(known) == len(told) else None
 
     @property
     def not_begun(self) -> list[Shard]:
@@ -110,6 +133,6 @@ class Journals:
                         limit -= 1
 
     def as_json(self, rows: Rows) -> Iterator[str]:
-        """Rows as JSON objects; see `Tally.as_json`."""
+        """Rows as JSON objects, a page at a time; see `Tally.as_json`."""
         for part in self.parts:
             yield from part.tally.as_json(rows)

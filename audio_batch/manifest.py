@@ -5,6 +5,7 @@ those that the caller maps. What is not understood travels in `Asset.metadata`, 
 
     manifest_file, manifest_stream   the text, in pieces
     manifest_quick                   what is plainly right about an entry
+    manifest_columns                 the same of thousands at a time
     manifest_checking                all that may be wrong about one
     manifest_reading                 the pass over all of them, their files
     manifest_index                   what is kept of each

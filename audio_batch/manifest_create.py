@@ -174,9 +174,12 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def rendered(items: Sequence[dict[str, Any]], *, json_lines: bool) -> str:
-    """The manifest's text: JSON with an entry a line, or JSON Lines."""
-    lines = [json.dumps(item, ensure_ascii=False) for item in items]
+def rendered(items: Sequence[dict[str, Any]], *, json_lines: bool, ascii_only: bool = False) -> str:
+    """The manifest's text: JSON with an entry a line, or JSON Lines.
+
+    `ascii_only` is for a stream whose encoding is not ours to choose (cp1252 on Windows).
+    """
+    lines = [json.dumps(item, ensure_ascii=ascii_only) for item in items]
     if json_lines:
         return "".join(f"{line}\n" for line in lines)
     body = ",\n".join(f"    {line}" for line in lines)

@@ -5,12 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import stat
 import threading
-import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,9 +27,6 @@ CHUNK = 4096
 """Entries whose files are looked for together: what they say is not held longer than that."""
 
 _MOST_FOLDERS = 10_000
-_LOOKERS = 8
-_SLOW_LOOK_S = 200e-6
-"""As in `manifest_sources`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +240,7 @@ class Reading:
         mine = b"\1" * count if is_mine is None else bytes(map(is_mine, columns.ids))
         statuses: list[os.stat_result | None] = []
         if columns.places is not None:
-            statuses = _statuses(list(itertools.compress(columns.places, mine)))
+            statuses = manifest_sources.statuses(list(itertools.compress(columns.places, mine)))
             if None in statuses and not allow_missing:
                 return False
         assert self._ids is not None
@@ -286,9 +280,9 @@ class Reading:
         """For each entry its file, where it was sketched, and its asset, where it was not or is to
         be built."""
         pairs = list(zip(entries, sought, strict=True))
-        statuses = iter(
-            _statuses([e[1].place for e, s in pairs if s and e[1] and e[1].place is not None])
-        )
+        sketched = [entry[1] for entry, is_sought in pairs if is_sought and entry[1]]
+        places = [sketch.place for sketch in sketched if sketch.place is not None]
+        statuses = iter(manifest_sources.statuses(places))
         founds = iter(
             manifest_sources.look_for_all(
                 [e[3].places for e, s in pairs if s and e[3] and e[3].places]
@@ -413,37 +407,6 @@ class Reading:
     def _take_down_store(self, uri: str) -> None:
         if len(self.index.stores) < _MOST_FOLDERS:
             self.index.stores.add("/".join([*uri.split("/", 3)[:3], ""]))
-
-
-def _statuses(places: Sequence[str]) -> list[os.stat_result | None]:
-    """What each of many files is, None where it is none; by several threads if that takes long."""
-    begun_s = time.perf_counter()
-    first = _each_status(places[:_LOOKERS])
-    rest = places[len(first) :]
-    if time.perf_counter() - begun_s < len(first) * _SLOW_LOOK_S:
-        return first + _each_status(rest)
-    size = max(1, -(-len(rest) // _LOOKERS))
-    batches = [rest[i : i + size] for i in range(0, len(rest), size)]
-    with ThreadPoolExecutor(_LOOKERS, thread_name_prefix="look") as pool:
-        return first + [found for batch in pool.map(_each_status, batches) for found in batch]
-
-
-def _each_status(places: Sequence[str]) -> list[os.stat_result | None]:
-    try:
-        found = list(map(os.stat, places))
-    except (OSError, ValueError):
-        return list(map(_status, places))
-    if all(map(stat.S_ISREG, {status.st_mode for status in found})):
-        return found  # type: ignore[return-value]
-    return [status if stat.S_ISREG(status.st_mode) else None for status in found]
-
-
-def _status(place: str) -> os.stat_result | None:
-    try:
-        status = os.stat(place)  # noqa: PTH116
-    except (OSError, ValueError):
-        return None
-    return status if stat.S_ISREG(status.st_mode) else None
 
 
 def _folder(place: str) -> str:

@@ -167,3 +167,37 @@ def look_for_all(entries: Sequence[Sequence[str]]) -> list[Found]:
     with ThreadPoolExecutor(_LOOKERS, thread_name_prefix="look") as pool:
         looked = pool.map(lambda batch: [look(places) for places in batch], batches)
         return first + [found for batch in looked for found in batch]
+
+
+def statuses(places: Sequence[str]) -> list[os.stat_result | None]:
+    """What each of many files is, None where it is none; by several threads if that takes long.
+
+    Less is told than by `look`, at half its cost.
+    """
+    begun_s = time.perf_counter()
+    first = _each_status(places[:_LOOKERS])
+    rest = places[len(first) :]
+    if time.perf_counter() - begun_s < len(first) * _SLOW_LOOK_S:
+        return first + _each_status(rest)
+    size = max(1, -(-len(rest) // _LOOKERS))
+    batches = [rest[i : i + size] for i in range(0, len(rest), size)]
+    with ThreadPoolExecutor(_LOOKERS, thread_name_prefix="look") as pool:
+        return first + [found for batch in pool.map(_each_status, batches) for found in batch]
+
+
+def _each_status(places: Sequence[str]) -> list[os.stat_result | None]:
+    try:
+        found = list(map(os.stat, places))
+    except (OSError, ValueError):
+        return list(map(_status, places))
+    if all(map(stat.S_ISREG, {status.st_mode for status in found})):
+        return found  # type: ignore[return-value]
+    return [status if stat.S_ISREG(status.st_mode) else None for status in found]
+
+
+def _status(place: str) -> os.stat_result | None:
+    try:
+        status = os.stat(place)  # noqa: PTH116
+    except (OSError, ValueError):
+        return None
+    return status if stat.S_ISREG(status.st_mode) else None

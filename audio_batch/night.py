@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time as clock
 from dataclasses import dataclass, field
+from typing import Any
 
 from audio_batch.assets import Assets
 from audio_batch.config import Settings
@@ -29,6 +31,7 @@ class Night:
         results: what delivers to a database of results; None: nobody asked for it.
         result: what the runner counts, or has counted.
         run_id: the journal's number of the run; None before it has begun.
+        begun_at: when it came to hold its folder, in seconds since the epoch.
     """
 
     request: Request
@@ -45,8 +48,13 @@ class Night:
     results: delivery.Delivery | None = None
     result: RunResult = field(default_factory=RunResult)
     run_id: int | None = None
+    begun_at: float = field(default_factory=clock.time)
 
     @property
     def settings(self) -> Settings:
         """What was asked for."""
         return self.request.settings
+
+    def described(self, todo: int) -> dict[str, Any]:
+        """The run for the journal: what was asked for, of how many assets, how many are to do."""
+        return {**self.request.to_json(), "selected": len(self.assets), "todo": todo}

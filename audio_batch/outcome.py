@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -107,7 +108,11 @@ class Outcome:
 
 @dataclass(slots=True)
 class DeviceShare:
-    """What one device did in this run."""
+    """What one device did in this run.
+
+    `busy_s` are the seconds in which at least one asset was at work there: side by side they count
+    once, and the loading of models does not count.
+    """
 
     assets: int = 0
     audio_s: float = 0.0
@@ -155,7 +160,7 @@ class RunResult:
     devices_out: dict[str, str] = field(default_factory=dict)
     shares: dict[str, DeviceShare] = field(default_factory=dict)
 
-    def count(self, outcome: Outcome, busy_s: float) -> None:
+    def count(self, outcome: Outcome) -> None:
         """Add an outcome that stands."""
         if outcome.state is State.DONE:
             self.done += 1
@@ -167,4 +172,8 @@ class RunResult:
         share = self.shares.setdefault(outcome.device, DeviceShare())
         share.assets += 1
         share.audio_s += outcome.duration_s or 0.0
-        share.busy_s += busy_s
+
+    def was_busy(self, busy_s: Mapping[str, float]) -> None:
+        """Enter how long each device had something at work."""
+        for device, share in self.shares.items():
+            share.busy_s = busy_s.get(device, 0.0)

@@ -45,7 +45,7 @@ class OutputNames:
         self._digits: dict[int, int] = {}
         others = array("q", map(hash, RUNS_OWN))
         others.extend(hash(_key(name)) for name in taken)
-        others = _sorted(others)
+        others = in_order_of(others)
         while rising := [n for n in self._clashing(keys, others) if not self._is_longest(n)]:
             for number in rising:
                 digits = _LONG_HASH if number in self._digits else _SHORT_HASH
@@ -89,10 +89,11 @@ class OutputNames:
         # Two names may have one hash, though hardly ever.
         exact = {number: _key(self.at(number, self._ids[number])) for number in found}
         counts = Counter(exact.values())
-        return [n for n, key in exact.items() if counts[key] > 1 or _has(others, hash(key))]
+        return [n for n, key in exact.items() if counts[key] > 1 or has_hash(others, hash(key))]
 
 
-def _sorted(keys: array[int]) -> array[int]:
+def in_order_of(keys: array[int]) -> array[int]:
+    """Hashes from the least to the greatest."""
     if len(keys) < _MANY:
         return array(keys.typecode, sorted(keys))
     import numpy as np
@@ -100,7 +101,8 @@ def _sorted(keys: array[int]) -> array[int]:
     return array(keys.typecode, np.sort(np.frombuffer(keys, keys.typecode)).tobytes())
 
 
-def _has(in_order: array[int], key: int) -> bool:
+def has_hash(in_order: array[int], key: int) -> bool:
+    """Whether one is among hashes that are in order."""
     at = bisect_left(in_order, key)
     return at < len(in_order) and in_order[at] == key
 
@@ -108,7 +110,7 @@ def _has(in_order: array[int], key: int) -> bool:
 def _repeated(keys: array[int], others: array[int]) -> set[int]:
     if len(keys) < _MANY:
         counts = Counter(keys)
-        return {key for key, count in counts.items() if count > 1 or _has(others, key)}
+        return {key for key, count in counts.items() if count > 1 or has_hash(others, key)}
     import numpy as np
 
     in_order = np.sort(np.frombuffer(keys, keys.typecode))

@@ -11,12 +11,15 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from audio_batch import locations
 from audio_batch.errors import AssetError, SetupError
+from audio_batch.output_names import has_hash, in_order_of
 from audio_batch.remote.access import Access
 from audio_batch.storage import STATE_FOLDER, PublishedFile, contained, publish
 
@@ -53,6 +56,24 @@ class Outputs(Protocol):
         """The size of what has a name, None where nothing has.
 
         In a store, as it was when it was first asked, with what was published here since.
+        """
+        ...
+
+    def has_any(self, name: str) -> bool:
+        """Whether anything may stand under an output name, with whatever suffix of a format.
+
+        As it was when it was first asked of the name's folder. To say so where there is nothing
+        is no harm.
+        """
+        ...
+
+    def is_marked(self, path: str) -> bool:
+        """Whether the place itself says of a file that this program has published it.
+
+        A folder never does: what lies there is known by the journal beside it.
+
+        Raises:
+            AssetError: the store does not answer.
         """
         ...
 
@@ -115,6 +136,7 @@ class LocalOutputs:
         self._root = root
         self._text = str(root)
         self._tag = tag
+        self._stems: dict[str, array[int]] = {}
 
     def publish(self, relative: PurePosixPath, data: bytes, *, format_name: str) -> PublishedFile:
         """See `Outputs.publish`; and `storage.publish` for the order of its steps."""
@@ -131,6 +153,19 @@ class LocalOutputs:
             return os.stat(os.path.join(self._text, path)).st_size  # noqa: PTH116, PTH118
         except (OSError, ValueError):
             return None
+
+    def has_any(self, name: str) -> bool:
+        """See `Outputs.has_any`. A folder is listed once, and 8 bytes are held of each name."""
+        folder, _, stem = name.rpartition("/")
+        if (stems := self._stems.get(folder)) is None:
+            found = array("q", map(hash, _stems(Path(self._text, folder))))
+            stems = self._stems[folder] = in_order_of(found)
+        return has_hash(stems, hash(stem.lower()))
+
+    def is_marked(self, path: str) -> bool:
+        """See `Outputs.is_marked`."""
+        del path
+        return False
 
     def fault(self, file: PublishedFile) -> str | None:
         """See `Outputs.fault`."""
@@ -162,6 +197,22 @@ class LocalOutputs:
         """See `Outputs.probe`: `OutputFolder.create` has done it."""
         if not self._root.is_dir():
             raise SetupError(f"There is no folder {self._root}.")
+
+
+def _stems(folder: Path) -> Iterator[str]:
+    """Names of a folder's files without the suffix of a format, in lower case: some file systems
+    tell names apart by it, others do not."""
+    from audio_batch.formats import FORMATS
+
+    suffixes = {known.suffix for known in FORMATS.values()}
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                stem, dot, suffix = entry.name.lower().rpartition(".")
+                if dot + suffix in suffixes:
+                    yield stem
+    except (OSError, ValueError):
+        return  # it is not there, or nobody may look
 
 
 def intact(outputs: Outputs, file: PublishedFile) -> bool:

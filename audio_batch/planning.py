@@ -3,47 +3,82 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from audio_batch import __version__
 from audio_batch.errors import ExitCode
 from audio_batch.naming import OutputNamer
 from audio_batch.night import Night
-from audio_batch.outputs import intact
+from audio_batch.occupied import Claim, Occupied, summary_of_others
+from audio_batch.outputs import Outputs, intact
+from audio_batch.plan import Planned
 from audio_batch.recovery import Recovery
 from audio_batch.todo import Planner, Todo, names_of_others
 
 
 def todo_of(night: Night) -> Todo:
-    """Look at every chosen asset, its outputs, and what the journal knows of it."""
-    # Over the whole manifest, so that a name never depends on which assets were selected; and
-    # past the names of other manifests' assets that this folder holds.
-    every = night.manifest.assets
-    others = names_of_others(every, night.journal)
-    taken = itertools.chain(map(str, night.folder.reserved()), others)
-    names_of_outputs = OutputNamer(night.options.output_template).over(every, taken=taken)
+    """Look at every chosen asset, its outputs, and what the journal knows of it.
+
+    Raises:
+        SetupError: a store does not answer, or a journal is damaged.
+    """
     outputs = night.folder.place.open()
-    recovery = Recovery(outputs, night.journal, partial(_begin_recovery, night))
-    planner = Planner(
-        options=night.options,
-        wanted=night.lineup.wanted,
-        journal=night.journal,
-        output_names=names_of_outputs,
-        naming=night.voices.naming,
-        state=night.folder.state,
-        stands=partial(intact, outputs),
-        look=night.fetching.look,
-        recover=None if night.options.overwrite else recovery.take_over,
-        is_published=recovery.is_published,
-    )
-    todo = Todo.of(night.assets, planner)
+    written = night.journal.formats.written()
+    has_run = night.journal.last_run() is not None  # before one is made up of what is taken over
+    occupied = Occupied(outputs, written, night.manifest.assets.ids)
+    recovery = Recovery(outputs, night.journal, partial(_begin_recovery, night), occupied.note)
+    taken: set[str] = set()
+    while True:
+        todo = _planned(night, outputs, recovery, occupied, taken)
+        if occupied.taken <= taken:
+            break
+        # Names that nobody could know of are another's: those who want them get others.
+        taken |= occupied.taken
+        occupied.strangers.clear()
     todo.recovered = recovery.count
+    todo.anything_there = occupied.anything_there
+    if not night.options.overwrite:
+        summary = summary_of_others(night.folder, outputs, has_run=has_run)
+        todo.strangers = [*summary, *occupied.told(night.folder)]
     if recovery.count:
         night.interface.notice(
             "Taken over from published JSON, as the journal did not know of them: "
             f"{recovery.count} assets done."
         )
     return todo
+
+
+def _planned(
+    night: Night, outputs: Outputs, recovery: Recovery, occupied: Occupied, taken: set[str]
+) -> Todo:
+    # Over the whole manifest, so that a name never depends on which assets were selected; and
+    # past the names of other manifests' assets that this folder holds.
+    every = night.manifest.assets
+    others = names_of_others(every, night.journal)
+    reserved = map(str, night.folder.reserved())
+    planner = Planner(
+        options=night.options,
+        wanted=night.lineup.wanted,
+        journal=night.journal,
+        output_names=OutputNamer(night.options.output_template).over(
+            every, taken=itertools.chain(reserved, others, taken)
+        ),
+        naming=night.voices.naming,
+        state=night.folder.state,
+        stands=partial(intact, outputs),
+        look=night.fetching.look,
+        recover=None if night.options.overwrite else recovery.take_over,
+        is_published=occupied.is_there,
+        examine=lambda planned: occupied.look(_claims(planned)),
+    )
+    return Todo.of(night.assets, planner)
+
+
+def _claims(planned: Sequence[Planned]) -> Iterator[Claim]:
+    for item in planned:
+        if item.formats:  # else nothing is published
+            yield Claim(item.asset.id, item.output_name, item.formats, item.entry)
 
 
 def _begin_recovery(night: Night) -> int:

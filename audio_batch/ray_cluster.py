@@ -48,6 +48,9 @@ HEAD = "node:__internal_head__"
 _CLIENT_TRIES = 2
 """The head node begins a process for each client, and gives it 30 s: a busy one takes longer."""
 
+_AUTH_MODE = "RAY_AUTH_MODE"
+_TOKENS = frozenset({"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"})
+
 _CALLS = 8
 """Of an actor at a time: one waits for news, the others are short."""
 
@@ -196,6 +199,10 @@ def connect(address: str | None) -> Cluster:
         SetupError: Ray is not installed, or there is no cluster at that address.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    is_ours = address == "local"
+    if is_ours:
+        _bring_token()  # Ray reads it when it is imported
     with _signals_kept():
         try:
             import ray
@@ -204,8 +211,7 @@ def connect(address: str | None) -> Cluster:
                 "--engine ray needs Ray, which is not installed.",
                 remedy="pip install 'audio-batch[ray]'",
             ) from error
-        address = address or os.environ.get("RAY_ADDRESS")
-        if address is None or address == "local":
+        if is_ours:
             return _start(ray)
         is_client = address.startswith("ray://")
         try:
@@ -215,7 +221,8 @@ def connect(address: str | None) -> Cluster:
             raise SetupError(
                 f"There is no Ray cluster at {redact(address)}: {first_line(error)}.",
                 remedy="Start one (`ray start --head`), or leave --ray-address out for a local "
-                "Ray. Driver and cluster must be of one version of Ray and of Python.",
+                "Ray. Driver and cluster must be of one version of Ray and of Python."
+                + _token_remedy(),
             ) from error
     return Cluster(ray, is_ours=False, is_client=is_client)
 
@@ -229,6 +236,27 @@ def _reach(ray: ModuleType, address: str, *, tries: int) -> None:
             if not left or "mismatch" in str(error):
                 raise
             _log.info("The cluster has not answered: %s. It is asked again.", first_line(error))
+
+
+def _bring_token() -> None:
+    """Keep others out of a Ray of our own, by a token that goes with it.
+
+    Ray would leave one in the home, and turn its authentication on for whatever `ray start` begins
+    from then on.
+    """
+    mode = os.environ.setdefault(_AUTH_MODE, "token")
+    if mode == "token" and not _TOKENS & os.environ.keys():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def _token_remedy() -> str:
+    """What else may be wrong. Ray shows its token to an address that was named only if told to."""
+    if os.environ.get(_AUTH_MODE) is not None:
+        return ""
+    return (
+        f" A cluster with token authentication needs {_AUTH_MODE}=token and its token here; "
+        "see docs/cluster.md."
+    )
 
 
 def _knock(address: str) -> None:

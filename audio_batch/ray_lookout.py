@@ -36,7 +36,7 @@ class RayLookout:
         slots_of: how many assets a device takes at a time.
         workers: so many devices the autoscaler is asked for, never more than there are assets to
             begin; None asks for nothing, but for one when the last one has gone.
-        driver_publishes: whether nodes need not write where outputs go; to a store they all can.
+        must_write: whether a node has to see the folder of outputs, and to write there.
     """
 
     def __init__(
@@ -47,14 +47,14 @@ class RayLookout:
         slots_of: Callable[[Spot], int],
         *,
         workers: int | None = None,
-        driver_publishes: bool = False,
+        must_write: bool = False,
     ) -> None:
         self._cluster = cluster
         self._word = kind_of(spec)
         self._needs = needs
         self._slots_of = slots_of
         self._workers = workers
-        self._driver_publishes = driver_publishes
+        self._must_write = must_write
         self._reports: dict[str, NodeReport | str] = {}
         self._offered: dict[str, Spot] = {}
         self._over = threading.Event()
@@ -102,8 +102,6 @@ class RayLookout:
     def _ask(self, nodes: Sequence[Mapping[str, Any]], left: int) -> None:
         """Tell the autoscaler how many workers there is something to do for."""
         wanted = max(self._workers or 0, 1 if self._alone else 0)
-        if self._workers is None and not wanted:
-            return
         spots = tuple(self._cluster.spots.values())
         word = "cpu" if all(spot.device.kind == "cpu" for spot in spots) else self._word
         self._cluster.ask_for(min(wanted, left), bundle_of(nodes, word))
@@ -130,7 +128,7 @@ class RayLookout:
         if self._over.is_set():
             return []
         for node_id, said in found.items():
-            if isinstance(said, NodeReport) and not (said.writes or self._driver_publishes):
+            if isinstance(said, NodeReport) and self._must_write and not said.writes:
                 found[node_id] = f"it cannot write to {self._needs.output}."
         self._reports.update(found)
         able, _ = able_of(spots, self._reports)

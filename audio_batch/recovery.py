@@ -30,12 +30,20 @@ class Recovery:
 
     Args:
         begin: begins, and ends, the run that the rows are of; called once, at the first of them.
+        read: is given the output name and the bytes of each JSON that is not taken over.
 
     `count` says how many rows were made.
     """
 
-    def __init__(self, outputs: Outputs, journal: Journal, begin: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        outputs: Outputs,
+        journal: Journal,
+        begin: Callable[[], int],
+        read: Callable[[str, bytes], None] | None = None,
+    ) -> None:
         self._outputs = outputs
+        self._read = read
         self._journal = journal
         self._begin = begin
         self._run_id: int | None = None
@@ -89,6 +97,8 @@ class Recovery:
             raise SetupError(error.message, remedy=error.remedy) from error
         sealed = opened(data)
         if sealed is None or not _is_of(sealed, item):
+            if self._read is not None:
+                self._read(item.output_name, data)
             return None
         canonical = PublishedFile("json", path, len(data), hashlib.sha256(data).hexdigest())
         return _row(item, sealed, (*sealed.outputs, canonical))

@@ -118,15 +118,13 @@ class LogReporter:
             case events.RunStarted():
                 self._say(event, "INFO", _opening(event))
             case events.AssetStarted():
-                for line in (
-                    event.balancer_status,
-                    f"[{event.position}/{event.total}] Processing: {_named(event)}"
-                    + (f" (attempt {event.attempt})" if event.attempt > 1 else ""),
-                    f"ID: {event.asset_id}",
-                    f"Thread: {event.worker}",
-                    f"Device: {event.device}",
-                ):
-                    self._say(event, "INFO", line, worker=event.worker)
+                again = f" (attempt {event.attempt})" if event.attempt > 1 else ""
+                head = f"[{event.position}/{event.total}] Processing: {_named(event)}{again}"
+                self._detail(event.balancer_status, event.worker)
+                self._say(event, "INFO", head, worker=event.worker)
+                self._detail(f"ID: {event.asset_id}", event.worker)
+                self._detail(f"Thread: {event.worker}", event.worker)
+                self._detail(f"Device: {event.device}", event.worker)
             case events.AssetProgress():
                 self._say(
                     event,
@@ -153,6 +151,10 @@ class LogReporter:
     def close(self) -> None:
         """See `Reporter.close`."""
         self._tell_left_out(self._one_by_one.left_out(last=True))
+
+    def _detail(self, text: str, worker: str) -> None:
+        """A line of its own for people, of an event whose record has it as a field."""
+        _log.info("%s", text, extra={"worker": worker, "detail": True})
 
     def _say(self, event: events.Event, level: str, text: str, worker: str = "Main") -> None:
         number = logging.getLevelNamesMapping()[level]

@@ -97,6 +97,7 @@ class Runner:
             self._arrivals.close()
             self._announce_stop()
             self.result.wall_s = time.monotonic() - begun_s
+            busy_s = self._departures.dispatcher.busy_s(self._now_s())
             self.result.not_begun = self._not_done()
             self.result.stores_away = self._holds.left()
             stopped = self.stop.requested.is_set()
@@ -112,6 +113,7 @@ class Runner:
             self.result.dropped = self.result.dropped or not released
             self._take_what_is_there()
             self._put_back()
+            self.result.was_busy(busy_s)
         return self.result
 
     def _taken(self, item: Planned) -> Iterable[Planned]:

@@ -4,7 +4,7 @@
     _spend      todo_of → (nothing to do: say so) → devices → preflight → _run → link → sum_up
     _run        Runner.run, with its reporter, its guards, its workers and the signals
 
-Nothing is written below the output folder while there is nothing to do.
+No output is written where there is nothing to do; the journal says that the run has been.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from audio_batch.claims import sweep
 from audio_batch.closing import sum_up
 from audio_batch.config import Settings
 from audio_batch.databases import delivery
+from audio_batch.engines import DEFAULT_ENGINE, check_engine
 from audio_batch.errors import AudioBatchError, ExitCode, SetupError
 from audio_batch.fetching import Fetching
 from audio_batch.garbage import uncollected
@@ -73,6 +74,7 @@ def execute(request: Request, interface: Interface) -> ExitCode:
         interface.notice(warning, warning=True)
     if settings.results_db is not None:
         delivery.check(settings.results_db, settings.results_table)
+    check_engine(settings.recognizer or DEFAULT_ENGINE)
     ray_flags.check(settings)
     if settings.executor == "ray":
         ray_flags.require_no_secret(psutil.Process().cmdline())
@@ -172,7 +174,7 @@ def _spend(night: Night, stack: ExitStack) -> ExitCode:
         open_fleet(night.options, output=night.folder.place.location, assets=todo.chosen())
     )
     _preflight(night, todo, fleet)
-    night.run_id = night.journal.begin_run(version=__version__, request=night.request.to_json())
+    night.run_id = night.journal.begin_run(version=__version__, request=night.described(len(todo)))
     _sweep(night)
     try:
         _run(night, todo, fleet)
@@ -194,8 +196,18 @@ def _nothing_to_do(night: Night, todo: Todo) -> ExitCode:
         night.folder.sweep()
         code = sum_up(night, todo, changed=True)
         night.journal.end_run(last.run_id, code)
-        return code
-    return sum_up(night, todo, changed=bool(todo.quarantined or todo.recovered))
+    else:
+        code = sum_up(night, todo, changed=bool(todo.quarantined or todo.recovered))
+    try:
+        night.journal.record_idle_run(
+            version=__version__,
+            request=night.described(0),
+            started_at=night.begun_at,
+            exit_code=code,
+        )
+    except SetupError as error:  # all is done, whether or not that can be written down
+        night.interface.notice(str(error), warning=True)
+    return code
 
 
 def _sweep(night: Night) -> None:
@@ -219,6 +231,8 @@ def _preflight(night: Night, todo: Todo, fleet: Fleet) -> None:
         folder=night.folder,
         devices=fleet.devices,
         output_names=todo.planner.output_names,
+        strangers=tuple(todo.strangers),
+        anything_there=todo.anything_there,
     )
     errors = []
     for check in before_run(request):
@@ -268,8 +282,7 @@ def _run(night: Night, todo: Todo, fleet: Fleet) -> None:
         pace=pace,
         reserve=fleet.reserve.id if fleet.reserve else None,
         asker=night.interface.asker(),
-        # The nodes of a cluster have caches of their own.
-        fetch_ahead=None if fleet.cluster is not None else night.fetching.offer,
+        fetch_ahead=night.fetching.offer if _fetches_ahead(night, fleet) else None,
         holds=holds,
         lookout=fleet.lookout,
         take=take,
@@ -288,6 +301,17 @@ def _run(night: Night, todo: Todo, fleet: Fleet) -> None:
         pacing.keep(pace)
         if not night.result.dropped:  # a process that was killed left what it was writing
             _sweep(night)
+
+
+def _fetches_ahead(night: Night, fleet: Fleet) -> bool:
+    if fleet.cluster is not None:  # its nodes have caches of their own
+        return False
+    if night.options.publishes:
+        return True
+    from audio_batch.engines.null import NullCosts
+
+    # Where nothing is published, an engine that costs nothing has no recording opened.
+    return not NullCosts.parse(night.lineup.model.name).are_free
 
 
 def _opening(night: Night, todo: Todo, fleet: Fleet) -> events.RunStarted:

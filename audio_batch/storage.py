@@ -13,6 +13,7 @@ import errno
 import hashlib
 import os
 import secrets
+import time
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -22,6 +23,13 @@ STATE_FOLDER = ".audio-batch"
 """Inside a local output folder: the journal, the lock, the log of crashes."""
 
 TEMPORARY_PREFIX = ".audio-batch-tmp-"
+
+_HELD_FOR_S = 2.0
+"""Virus scanners and indexers let go of a file within this time; a viewer may not."""
+
+_LOST_SHARE = frozenset({53, 55, 59, 64, 67, 121, 1231})
+"""Windows' errors of a network folder that is away: path, name or server gone, no answer in time
+(winerror.h, ERROR_BAD_NETPATH and following)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +58,7 @@ def publish(
     try:
         make_folder(target.parent, root.resolve())
         _write_synced(temporary, data)
-        temporary.replace(target)
+        move_over(temporary, target)
         sync_folder(target.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -62,6 +70,24 @@ def publish(
         size_bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
     )
+
+
+def move_over(temporary: Path, target: Path) -> None:
+    """Rename a file over another. Windows refuses while anybody has one of them open: it is waited
+    a moment for.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    until_s = time.monotonic() + _HELD_FOR_S
+    while True:
+        try:
+            temporary.replace(target)
+            return
+        except PermissionError:
+            if os.name != "nt" or time.monotonic() >= until_s:
+                raise
+            time.sleep(0.05)
 
 
 def temporary_name(tag: str = "") -> str:
@@ -173,12 +199,15 @@ def output_error(error: OSError, target: Path) -> AssetError:
             transient=True,
         )
     reason = error.strerror or type(error).__name__
+    remedy = "Check the output folder's permissions and its file system."
     passing = [errno.EIO, errno.EAGAIN, errno.EINTR, errno.ESTALE]
     if os.name == "nt":
         passing.append(errno.EACCES)  # a virus scanner or a viewer has the file open
+        if error.errno == errno.EACCES:
+            remedy = f"Close the program that has it open, if there is one. {remedy}"
     return AssetError(
         ErrorKind.OUTPUT,
         f"{target.name} could not be written: {reason}.",
-        remedy="Check the output folder's permissions and its file system.",
-        transient=error.errno in passing,
+        remedy=remedy,
+        transient=error.errno in passing or getattr(error, "winerror", None) in _LOST_SHARE,
     )

@@ -49,6 +49,8 @@ class Summary:
     the run before its time, `ended_by` what left assets to the next one ("time_limit", "signal",
     "failure" or "store_away"), `stores_away` what some of them are left for. `audio_s`, `wall_s`
     and `rtfx` (audio seconds per wall second) are this run's alone.
+    Each of `devices` is written with the share of `wall_s` in which it was busy (`busy_share`) and
+    with its own `rtfx`, audio seconds per busy second.
     `results_undelivered` outcomes have not reached the database (None: there is none); the next run
     delivers them. `failures`, `noted` and `suspect` are the first of each; `lists` has all.
     """
@@ -83,7 +85,7 @@ class Summary:
     @property
     def rtfx(self) -> float | None:
         """Audio seconds per wall second of this run, model loading included."""
-        return round(self.audio_s / self.wall_s, 2) if self.audio_s and self.wall_s else None
+        return _ratio(self.audio_s, self.wall_s)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, with the first of each list; `write` has all."""
@@ -118,6 +120,8 @@ class Summary:
                     "assets": share.assets,
                     "audio_s": round(share.audio_s, 3),
                     "busy_s": round(share.busy_s, 3),
+                    "busy_share": _ratio(share.busy_s, self.wall_s),
+                    "rtfx": _ratio(share.audio_s, share.busy_s),
                 }
                 for name, share in self.devices.items()
             },
@@ -249,7 +253,7 @@ def summarise(
 def _exit_code(summary: Summary, result: RunResult) -> ExitCode:
     if (result.interrupted or result.out_of_time) and summary.not_done:
         return ExitCode.INTERRUPTED
-    if summary.stores_away and summary.not_done:
+    if summary.stores_away and summary.not_done and not result.stopped_by_failure:
         return ExitCode.ENVIRONMENT
     if summary.failed or summary.failed_before or summary.not_done:
         return ExitCode.SOME_FAILED
@@ -322,7 +326,7 @@ def show(summary: Summary, console: Console) -> None:
     if summary.rtfx is not None:
         table.add_row("RTFx", f"{summary.rtfx:.1f}")
     for name, share in sorted(summary.devices.items()):
-        table.add_row(name, f"{share.assets} assets, {clock(share.audio_s)} of audio")
+        table.add_row(name, _device(share, summary.wall_s))
     for name, reason in summary.devices_out.items():
         table.add_row(f"{name} taken out", escape(for_terminal(reason)))
     console.print(table)
@@ -361,6 +365,20 @@ def show(summary: Summary, console: Console) -> None:
             f"Left as they were, failed in an earlier run: {summary.failed_before}; "
             "--retry-failed tries them again."
         )
+
+
+def _device(share: DeviceShare, wall_s: float) -> str:
+    told = [f"{share.assets} assets, {clock(share.audio_s)} of audio"]
+    if (busy := _ratio(share.busy_s, wall_s)) is not None:
+        told.append(f"{100 * busy:.0f} % busy")
+    if (rtfx := _ratio(share.audio_s, share.busy_s)) is not None:
+        told.append(f"RTFx {rtfx:.1f}")
+    return ", ".join(told)
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    """None where there is nothing to tell of."""
+    return round(part / whole, 2) if part and whole else None
 
 
 def _show_suspects(summary: Summary, console: Console) -> None:

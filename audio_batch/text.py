@@ -77,9 +77,10 @@ _SECRETS = (
         r"(?i)\b(?P<keep>authorization\\?[\"']?\s*[:=]\s*\\?[\"']?(?:(?:basic|bearer|digest)\s+)?)"
         r"[^\s\"',\\]+"
     ),
-    # user:password@ in a URL; the password may hold a slash (cloud keys do), a port may not
+    # user:password@ in a URL; the password may hold a slash (cloud keys do), a port may not. What
+    # stands before the @ in Azure's URLs is a container.
     re.compile(
-        r"(?i)\b(?P<keep>[a-z][a-z0-9+.-]{0,30}://)"
+        r"(?i)\b(?!(?:az|abfss?)://(?-i:[a-z0-9$-]{1,63})@)(?P<keep>[a-z][a-z0-9+.-]{0,30}://)"
         r"(?:[^\s/?#\"'<>]{1,512}|[^\s/?#@:\"'<>]{0,128}:(?!\d{1,5}[/?#])[^\s@\"'<>]{0,512})(?=@)"
     ),
     re.compile(rf"(?i)(?P<keep>[?&;](?:{_SECRET_QUERY})=)[^&#\s\"'<>]+"),

@@ -1,8 +1,9 @@
 """What a run has to do, planned a few thousand assets at a time.
 
 A first pass decides about every asset and keeps no more of it than its number, unless there is
-nothing to do for it at all. What is to be done is planned once more, from the same journal, when
-the runner takes it: `Todo` is its feed. So a million assets cost a few bytes each.
+nothing to do for it at all; what is done (`keeping`) or nothing is known of (`untouched`) is
+told without a plan. What is to be done is planned, from the same journal, when the runner takes it:
+`Todo` is its feed. So a million assets cost a few bytes each.
 """
 
 from __future__ import annotations
@@ -36,6 +37,10 @@ CHUNK = 4096
 """Assets that are planned together: what the journal says of them is not held longer than that."""
 
 
+_PUBLISHED = (Action.PROCESS, Action.RENDER)
+"""What ends with new outputs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Planner:
     """All that decides what is to be done about an asset.
@@ -46,8 +51,9 @@ class Planner:
         look: fills in the identity of recordings that do not lie on this machine.
         recover: takes over what the journal does not know though its outputs are there; it is
             given assets without a row, and says of how many there is one now.
-        is_published: whether something stands under an output name that could be taken over;
-            None: there may be, under any.
+        is_published: whether something stands under an output name, so that it could be taken
+            over or must not be written over; None: there may be, under any.
+        examine: is given what is to be published, to look whose it is that stands under its name.
     """
 
     options: RunOptions
@@ -60,6 +66,7 @@ class Planner:
     look: Callable[[Sequence[Asset]], Sequence[Asset]] | None = None
     recover: Callable[[Sequence[Planned]], int] | None = None
     is_published: Callable[[str], bool] | None = None
+    examine: Callable[[Sequence[Planned]], None] | None = None
 
     def keeping(self, remarkable: set[int]) -> Keeping:
         """What finds those quickly for which there is nothing to do."""
@@ -75,13 +82,15 @@ class Planner:
 
     def untouched(self) -> Untouched:
         """What finds those quickly of which nothing is known."""
-        takes_over = self.is_published or (lambda _: True)
+        is_published = self.is_published
+        if is_published is None and self.recover is not None:
+            is_published = _is_perhaps
         return Untouched(
             self.options,
             self.wanted,
             self.journal.lookup,
             self.output_names,
-            None if self.recover is None else takes_over,
+            is_published,
         )
 
     def looked(self, assets: Sequence[Asset]) -> Sequence[Asset]:
@@ -89,12 +98,18 @@ class Planner:
         return assets if self.look is None or not assets else self.look(assets)
 
     def plan(self, assets: Sequence[Asset], *, recovering: bool = False) -> list[Planned]:
-        """Decide about some assets; see `plan`."""
+        """Decide about some assets; see `plan`.
+
+        Args:
+            recovering: look at what the output folder holds of them, too.
+        """
         planned = self._plan(assets)
         if recovering and self.recover is not None:
             unknown = [item for item in planned if item.entry is None]
             if unknown and self.recover(unknown):
                 planned = self._plan(assets)
+        if recovering and self.examine is not None:
+            self.examine([item for item in planned if item.action in _PUBLISHED])
         return planned
 
     def _plan(self, assets: Sequence[Asset]) -> list[Planned]:
@@ -124,6 +139,10 @@ class Todo:
     left_failed: int = 0
     recovered: int = 0
     quarantined: list[str] = field(default_factory=list)
+    strangers: list[str] = field(default_factory=list)
+    """Files of nobody's under names that are to be written; paths below the output folder."""
+    anything_there: bool = False
+    """Whether anything at all stands under names that are to be written."""
     audio_s: float = 0.0
     unknown: int = 0
     """How many of those to be done have no length in the manifest."""
@@ -157,7 +176,7 @@ class Todo:
             planned = [
                 item
                 for item in self.planner.plan(self.planner.looked(list(self.assets.pick(some))))
-                if item.action in (Action.PROCESS, Action.RENDER)
+                if item.action in _PUBLISHED
             ]
             fresh = [item.asset.id for item in planned if item.fresh]
             if fresh:
@@ -281,6 +300,10 @@ def _chunks(assets: Assets, *, by_id: bool) -> Iterator[array[int]]:
             places = array("L", sorted(places, key=ids.__getitem__))
     for first in range(0, len(places), CHUNK):
         yield array("L", sorted(places[first : first + CHUNK]))
+
+
+def _is_perhaps(_output_name: str) -> bool:
+    return True
 
 
 def names_of_others(assets: Assets, journal: Journal) -> Iterator[str]:

@@ -41,8 +41,8 @@ class Untouched:
     """Finds the assets of which nothing is known.
 
     Args:
-        is_published: whether something stands under an output name, so that there may be a
-            transcript to be taken over; None where nobody would take it over.
+        is_published: whether something stands under an output name, which may be a transcript to
+            be taken over, or what must not be written over; None where nobody asks.
 
     `needed` are the stages that those which were found are missing.
     """

@@ -9,6 +9,7 @@ that goes on with it trusts nothing without its hash.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,11 +18,15 @@ from pathlib import Path
 
 from audio_batch.errors import SetupError
 from audio_batch.journal import Journal, JournalEntry
-from audio_batch.outcome import Stage, State
+from audio_batch.journal_counts import ALL
+from audio_batch.outcome import Stage, StageRecord, State
 from audio_batch.output_folder import OutputFolder
 from audio_batch.outputs import OTHER_BYTES, LocalOutputs, Outputs
 from audio_batch.storage import PublishedFile
 from audio_batch.voices.folder import settle
+
+_AT_ONCE = 1000
+"""Assets whose rows are held at a time."""
 
 _UNFINISHED = (State.RUNNING, State.INTERRUPTED)
 _SHOWN_JOURNAL_PROBLEMS = 3
@@ -107,46 +112,61 @@ def verify(folder: OutputFolder, journal: Journal) -> Verification:
         SetupError: the journal cannot be used, or the store does not answer.
     """
     settle(folder.root, journal)
-    entries = list(journal.entries())
-    stages = journal.stages()
-    finished = [entry for entry in entries if entry.state not in _UNFINISHED]
-    waiting = tuple(entry.asset_id for entry in entries if _waits(entry))
     outputs = _Look(folder.place.open())
     kept = _Look(LocalOutputs(folder.state))
-    sound = {}
-    damages = []
-    faults = outputs.faults([output for entry in finished for output in entry.outputs])
-    for entry in finished:
-        problems = [(output, next(faults)) for output in entry.outputs]
-        whole = tuple(output for output, problem in problems if problem is None)
-        if len(whole) < len(entry.outputs):
-            sound[entry.asset_id] = whole
-        damages += [
-            Damage(entry.asset_id, output.format, output.path, problem)
-            for output, problem in problems
-            if problem is not None
-        ]
-        records = [
-            (stage, record.file)
-            for stage, record in stages.get(entry.asset_id, {}).items()
-            if record.fingerprint  # one without is of no use any more, and known to be
-        ]
-        for (stage, file), problem in zip(
-            records, kept.faults([file for _, file in records]), strict=True
-        ):
-            if problem is not None:
-                path = _shown(folder, folder.state / file.path)
-                damages.append(Damage(entry.asset_id, file.format, path, problem, stage))
+    sound: dict[str, tuple[PublishedFile, ...]] = {}
+    damages: list[Damage] = []
+    waiting: list[str] = []
+    unfinished = 0
+    entries = journal.tally().entries(ALL)
+    while some := list(itertools.islice(entries, _AT_ONCE)):
+        waits = [entry.asset_id for entry in some if _waits(entry)]
+        finished = [entry for entry in some if entry.state not in _UNFINISHED]
+        waiting += waits
+        unfinished += len(some) - len(finished) - len(waits)
+        results = _results(journal, finished)
+        output_faults = outputs.faults([o for entry in finished for o in entry.outputs])
+        result_faults = kept.faults([r.file for entry in finished for r in results[entry.asset_id]])
+        for entry in finished:
+            problems = [(output, next(output_faults)) for output in entry.outputs]
+            whole = tuple(output for output, problem in problems if problem is None)
+            if len(whole) < len(entry.outputs):
+                sound[entry.asset_id] = whole
+            damages += [
+                Damage(entry.asset_id, output.format, output.path, problem)
+                for output, problem in problems
+                if problem is not None
+            ]
+            for result in results[entry.asset_id]:
+                if (problem := next(result_faults)) is not None:
+                    path = _shown(folder, folder.state / result.file.path)
+                    damages.append(
+                        Damage(entry.asset_id, result.file.format, path, problem, result.stage)
+                    )
     return Verification(
         outputs=outputs.count,
         stages=kept.count,
         size_bytes=outputs.size_bytes + kept.size_bytes,
-        unfinished=len(entries) - len(finished) - len(waiting),
-        waiting=waiting,
+        unfinished=unfinished,
+        waiting=tuple(waiting),
         damages=tuple(damages),
         sound=sound,
         leftovers=tuple(sorted(_shown(folder, path) for path in folder.leftovers())),
     )
+
+
+def _results(journal: Journal, entries: Sequence[JournalEntry]) -> dict[str, list[StageRecord]]:
+    """By asset the kept results that something may still be taken from."""
+    stages = journal.lookup.stages(entry.asset_id for entry in entries)
+    return {
+        entry.asset_id: [
+            # One without is of no use any more, and known to be.
+            record
+            for record in stages.get(entry.asset_id, {}).values()
+            if record.fingerprint
+        ]
+        for entry in entries
+    }
 
 
 def _waits(entry: JournalEntry) -> bool:

@@ -13,8 +13,8 @@ from typing import TypeVar
 
 import pytest
 import stub_nvml
-from forked import Forks
-from program import SHARED, Answer, command, environment
+from forked import completed
+from program import SHARED, Answer, environment
 from shipped import ended
 from stores import clouds
 from stores.moto_process import MotoServer
@@ -25,9 +25,34 @@ from stores.servers import WebServer
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
+# A run waits for the disk a hundred times (fsync), and no test is about a power failure. Only where
+# memory has room for what the tests leave: pytest keeps the folders of those that failed.
+_MEMORY = Path("/dev/shm")
+if os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 8 << 30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
+
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Two workers on two cores, each with a thread for every core, are in each other's way.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+_LONGEST = (
+    "faults/test_ray_cluster.py",
+    "test_speaker_nights.py",
+    "stores/test_trials.py",
+    "faults/test_devices.py",
+    "faults/test_isolation.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest go first: begun last by one worker, they would keep the other waiting."""
+
+    def place(item: pytest.Item) -> int:
+        name = item.path.as_posix()
+        return next((n for n, end in enumerate(_LONGEST) if name.endswith(end)), len(_LONGEST))
+
+    items.sort(key=place)
 
 
 @pytest.fixture(autouse=True)
@@ -49,40 +74,14 @@ def stub_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return stub_nvml.build(tmp_path_factory.mktemp("stub"))
 
 
-_environment = environment()
-
-
-@pytest.fixture(scope="session")
-def forks() -> Iterator[Forks]:
-    """The program without the time that its imports take."""
-    forks = Forks(_environment)
-    yield forks
-    forks.close()
-
-
 @pytest.fixture
-def cli(tmp_path: Path, forks: Forks) -> Callable[..., Answer]:
+def cli(tmp_path: Path) -> Callable[..., Answer]:
     """Run the program as a user would, in `tmp_path`, with neither terminal nor input."""
 
     def run(
         *arguments: object, env: dict[str, str] | None = None, timeout_s: float = 240
     ) -> Answer:
-        variables = environment(**(env or {}))
-        answer = forks.run([str(a) for a in arguments], tmp_path, variables, timeout_s)
-        if answer is not None:
-            return answer
-        done = subprocess.run(
-            command(*arguments),
-            cwd=tmp_path,
-            env=variables,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            timeout=timeout_s,
-            check=False,
-        )
-        return Answer(done.returncode, done.stdout, done.stderr)
+        return completed(arguments, tmp_path, environment(**(env or {})), timeout_s)
 
     return run
 

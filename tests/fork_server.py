@@ -10,6 +10,7 @@ process's id and, when it has ended, its exit code. It ends when the other side 
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import importlib.util
 import json
@@ -19,12 +20,15 @@ import sys
 import types
 
 _MODULES = ("audio_batch.__main__", "audio_batch.cli.console", "audio_batch.engines", "av", "yaml")
+"""And those of every command; no speech library, which only some runs need."""
 
 
 def _serve(stream: socket.socket) -> None:
     """Fork for each wish; returns in the forked process, which is then as `-m` would begin it."""
     for name in _MODULES:
         importlib.import_module(name)
+    importlib.import_module("audio_batch.cli.tree").command_line()
+    gc.freeze()  # what is forked shares this memory as long as it writes none of it
     while True:
         size, files, _, _ = socket.recv_fds(stream, 4, 2)
         if not size:
@@ -52,10 +56,13 @@ def _become(files: list[int], arguments: list[str], cwd: str, variables: dict[st
     spec = importlib.util.find_spec("audio_batch.__main__")
     assert spec is not None
     sys.path[0] = cwd
+    more = variables.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[1:1] = [path for path in more if path and path not in sys.path]
     sys.argv[:] = [str(spec.origin), *arguments]
     # Processes that are spawned look for the main module here.
     module = types.ModuleType("__main__")
     module.__spec__, module.__file__ = spec, spec.origin
+    module.__package__ = spec.parent
     sys.modules["__main__"] = module
 
 

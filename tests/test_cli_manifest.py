@@ -210,6 +210,13 @@ def test_create_writes_lines_by_suffix_or_wish(tmp_path: Path) -> None:
     ]
 
 
+def test_what_a_windows_console_cannot_encode_is_json_all_the_same(tmp_path: Path) -> None:
+    write_tone(tmp_path / "audio" / "Gespräch \N{STUDIO MICROPHONE}.wav")
+    answer = CliRunner(charset="cp1252").invoke(app, ["create", "audio", "-o", "-", "--no-probe"])
+    (entry,) = json.loads(answer.stdout_bytes.decode("utf-8"))["assets"]
+    assert entry["name"] == "Gespräch \N{STUDIO MICROPHONE}"
+
+
 def test_create_overwrites_nothing_unasked(tmp_path: Path) -> None:
     write_manifest(tmp_path, 1)
     before = Path("manifest.json").read_bytes()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 import stub_nvml
-from program import command, environment, write_manifest
+from forked import completed
+from program import Answer, environment, write_manifest
 
 from audio_batch.claims import FOLDER, claim, sweep
 from audio_batch.errors import AssetError, ErrorKind
@@ -18,23 +18,12 @@ from audio_batch.journal import Journal
 from audio_batch.outcome import State
 
 
-def night(
-    stub_dir: Path, folder: Path, model: str, *arguments: object
-) -> subprocess.CompletedProcess[str]:
+def night(stub_dir: Path, folder: Path, model: str, *arguments: object) -> Answer:
     stub = stub_nvml.environment(stub_dir, [stub_nvml.gpu(0), stub_nvml.gpu(1)])
     given = {key: stub[key] for key in stub if "STUB" in key or key == "LD_LIBRARY_PATH"}
-    return subprocess.run(
-        command(
-            *("run", "manifest.json", "--engine", "null", "-o", "out", "--max-per-gpu", "1"),
-            *("--model", model, "--prefetch", "0", *arguments),
-        ),
-        cwd=folder,
-        env=environment(**given, AUDIO_BATCH_CACHE_DIR=str(folder / "cache")),
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    run = ("run", "manifest.json", "--engine", "null", "-o", "out", "--max-per-gpu", "1")
+    variables = environment(**given, AUDIO_BATCH_CACHE_DIR=str(folder / "cache"))
+    return completed([*run, "--model", model, "--prefetch", "0", *arguments], folder, variables)
 
 
 def test_what_a_slow_device_holds_at_the_end_is_done_by_a_fast_one(
@@ -44,9 +33,9 @@ def test_what_a_slow_device_holds_at_the_end_is_done_by_a_fast_one(
     write_manifest(tmp_path, 6, duration_s=1.0)
     begun = time.monotonic()
     done = night(stub_dir, tmp_path, "null:cuda:0=100,cuda:1=60000")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     assert time.monotonic() - begun < 50
-    assert "takes long on cuda:1: it is done on cuda:0 too" in done.stderr
+    assert "takes long on cuda:1: it is done on cuda:0 too" in done.err
     entries = list(Journal(tmp_path / "out/.audio-batch/journal.sqlite3", read_only=True).entries())
     assert {entry.state for entry in entries} == {State.DONE}
     assert {entry.device for entry in entries} == {"cuda:0"}
@@ -60,14 +49,14 @@ def test_what_a_slow_device_holds_at_the_end_is_done_by_a_fast_one(
     assert (summary["done"], summary["failed"]) == (6, 0)
     # Nothing is left to do, and `verify` finds nothing amiss.
     again = night(stub_dir, tmp_path, "null:cuda:0=100,cuda:1=60000")
-    assert "Nothing to do" in again.stderr
+    assert "Nothing to do" in again.err
 
 
 @pytest.mark.slow
 def test_without_copies_the_slow_device_is_waited_for(stub_dir: Path, tmp_path: Path) -> None:
     write_manifest(tmp_path, 4, duration_s=1.0)
     done = night(stub_dir, tmp_path, "null:cuda:0=100,cuda:1=3000", "--no-backup-copies")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     entries = Journal(tmp_path / "out/.audio-batch/journal.sqlite3", read_only=True).entries()
     assert {entry.device for entry in entries} == {"cuda:0", "cuda:1"}
 

@@ -13,6 +13,8 @@ from test_runner import OPTIONS, House, done, planned
 
 from audio_batch import events
 from audio_batch.errors import Away, ErrorKind
+from audio_batch.flights import Flight, job_of
+from audio_batch.gpu.devices import CPU
 from audio_batch.guards import Guards
 from audio_batch.holds import Holds
 from audio_batch.journal import Journal
@@ -122,6 +124,25 @@ def test_three_in_a_row_without_an_answer_hold_their_host_alone(house: House) ->
     assert {int(key[1:]) % 2 for key in order(house)[:6]} == {1}
 
 
+@pytest.mark.parametrize("signed_out", [True, False])
+def test_what_was_held_has_all_its_attempts(house: House, signed_out: bool) -> None:
+    asked = Counter[str]()
+
+    def work(job: Job) -> Outcome:
+        asked[job.asset.id] += 1
+        if sum(asked.values()) < 4:
+            return missed(job, "https://one", signed_out=signed_out)
+        own[job.asset.id] += 1
+        failure = missed(job, "https://one", signed_out=False)
+        return dataclasses.replace(failure, away=None) if own[job.asset.id] < 3 else done(job)
+
+    own = Counter[str]()
+    todo = lying(*[f"https://one/{n}" for n in range(3)])
+    result = house.run(3, work, todo=todo, caps={"cpu": 1}, holds=Holds(60, first_s=SOON_S))
+    assert (result.done, result.failed) == (3, 0)
+    assert set(attempts(house).values()) == {3}
+
+
 @pytest.mark.parametrize("wait_s", [60, 0])
 def test_too_few_to_tell_or_nobody_who_waits_fail_as_ever(house: House, wait_s: float) -> None:
     count = 2 if wait_s else 4
@@ -196,6 +217,42 @@ def test_a_try_that_tells_nothing_is_followed_by_another(house: House) -> None:
     result = house.run(4, work, todo=todo, caps={"cpu": 1}, holds=Holds(60, first_s=SOON_S))
     assert result.done + result.failed == 4
     assert result.done >= 2
+
+
+class Queue:
+    """What goes on; see `holds.Line`."""
+
+    def __init__(self) -> None:
+        self.added: list[str] = []
+
+    def add(self, *planned: Planned) -> None:
+        self.added += [item.asset.id for item in planned]
+
+    def set_aside(self) -> None: ...
+
+
+def flight(item: Planned, begun_s: float) -> Flight:
+    job = job_of(item, "cpu", 1, 1, 1)
+    return Flight(item, job, CPU, None, "", begun_s=begun_s, told_s=begun_s, since_s=begun_s)
+
+
+def test_of_several_machines_one_that_is_not_signed_in_holds_the_rest_no_more_than_twice() -> None:
+    holds, queue = Holds(60), Queue()
+    holds.line, holds.emit = queue, lambda _: None
+    signed_out = Away("s3://one", signed_out=True, reason="nobody is signed in here")
+    bad, good, *more = lying(*[f"s3://one/{n}" for n in range(6)])
+    whole = events.AssetProgress(good.asset.id, "cpu", "fetch", 1.0, 0.0, 1.0)
+    for now_s in (100.0, 300.0):
+        assert holds.failed(flight(more.pop(), now_s), bad, signed_out, now_s) is not None
+        assert holds.keep(good)
+        assert [item.asset.id for item in holds.due(now_s + 20)] == [bad.asset.id]
+        assert holds.failed(flight(bad, now_s + 20), bad, signed_out, now_s + 21) == {}
+        assert [item.asset.id for item in holds.due(now_s + 60)] == [good.asset.id]
+        holds.progressed(flight(good, now_s + 60), whole)
+        assert (len(holds), queue.added) == (0, [bad.asset.id])
+        queue.added.clear()
+    assert holds.failed(flight(more[0], 350.0), more[0], signed_out, 370.0) is None
+    assert holds.failed(flight(more[1], 380.0), more[1], signed_out, 390.0) is not None
 
 
 @pytest.mark.parametrize("how", ["a signal", "the time"])

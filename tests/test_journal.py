@@ -7,13 +7,15 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from pathlib import Path
+from contextlib import closing
+from pathlib import Path, PureWindowsPath
 
 import pytest
 from attempt_rows import count_attempts
 
 from audio_batch.errors import ErrorKind, SetupError
 from audio_batch.journal import Journal
+from audio_batch.journal_file import read_only_uri
 from audio_batch.outcome import Outcome, Stage, StageRecord, State
 from audio_batch.plan import stands_all_the_same
 from audio_batch.storage import PublishedFile
@@ -227,6 +229,18 @@ def test_a_reader_rolls_back_what_a_killed_writer_left(path: Path) -> None:
     reader = Journal(path, read_only=True)
     assert [entry.state for entry in reader.entries()] == [State.DONE]
     assert count_attempts(path) == 1
+
+
+def test_a_share_of_windows_is_no_host_to_sqlite(path: Path) -> None:
+    opened(path).close()
+    share = PureWindowsPath(f"/{path.as_posix()}")  # //tmp/… is a UNC path there, and /tmp here
+    with closing(sqlite3.connect(read_only_uri(share), uri=True)) as db:
+        assert db.execute("SELECT count(*) FROM assets").fetchone() == (0,)
+    names = ("C:/night 1/a#b.sqlite3", "//nas/talks/50%/ü?.sqlite3")
+    assert [read_only_uri(PureWindowsPath(name)) for name in names] == [
+        "file:///C:/night%201/a%23b.sqlite3?mode=ro",
+        "file:////nas/talks/50%25/%C3%BC%3F.sqlite3?mode=ro",
+    ]
 
 
 def test_a_newer_journal_is_refused(path: Path) -> None:

@@ -22,7 +22,9 @@ from stores.servers import S3Proxy, WebServer
 from stores.test_aws import stub_aws
 from test_terminal import on_terminal
 
+from audio_batch.asset import Asset
 from audio_batch.errors import AssetError
+from audio_batch.fetching import Fetching
 from audio_batch.journal import Journal
 from audio_batch.remote.access import Access
 from audio_batch.remote.downloads import UNKNOWN, Patience
@@ -250,13 +252,18 @@ def test_keys_in_a_file_that_somebody_writes_anew(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("where", ["thread", "process", "ray workers", "ray driver"])
 def test_outputs_wait_for_their_store_and_nothing_is_heard_twice(
-    nights: list[Night], tmp_path: Path, s3: S3, home: Home
+    nights: list[Night], tmp_path: Path, s3: S3, home: Home, where: str
 ) -> None:
+    how: tuple[object, ...] = ("--engine", "null", "--isolation", where)
+    if where.startswith("ray"):
+        pytest.importorskip("ray", reason="Ray is not installed (audio-batch[ray])")
+        how = ("--engine", "ray:null", "--ray-results", where.partition(" ")[2])
     manifest = manifest_of(tmp_path, tones(tmp_path / "local", 5))
     flags = (*signed_in_until(home, "over"), "--s3-endpoint", s3.endpoint)
     state = tmp_path / "state"
-    night = ("run", manifest, *NULL, "-o", s3.url("out"), "--state-dir", state, "-f", "txt")
+    night = ("run", manifest, *how, "-o", s3.url("out"), "--state-dir", state, "-f", "txt")
     s3.rule(Rule("slow", kind="PUT", path="*/out/a*"))
     nights.append(run := Night(tmp_path, *night, *flags, "-t", 1, env=home.environment))
     run.until("[1/5] Done")
@@ -315,6 +322,29 @@ def test_an_s3_service_that_never_answers_again(
     with S3Proxy(s3.moto.port, proxy.port):
         again = cli(*night, env=env)
     assert again.code == 0, again.err
+
+
+def test_a_store_that_is_held_is_neither_looked_at_nor_fetched_from_ahead(
+    tmp_path: Path, web: WebServer
+) -> None:
+    access = Access(allow_http=True, allow_private=True)
+    fetching = Fetching(InputPlace(tmp_path / "cache", access=access, downloads=2))
+    with WebServer(web.folder) as other:
+        uris = [f"{server.url}/t{n}.wav" for n in range(3) for server in (web, other)]
+        tones(web.folder, 3)
+        assets = [
+            Asset(id=str(n), uri=uri, path=None, name="", position=n) for n, uri in enumerate(uris)
+        ]
+        fetching.spares = lambda uri: uri.startswith(web.url)
+        looked = fetching.look(assets)
+        assert [asset.seen is None for asset in looked] == [True, False] * 3
+        fetching.offer(looked)
+        until_s = time.monotonic() + 60
+        while other.trouble.counts()["GET"] < 3 and time.monotonic() < until_s:
+            time.sleep(0.02)
+        assert other.trouble.counts() == {"HEAD": 3, "GET": 3}
+        assert web.trouble.counts() == {}
+        fetching.close()
 
 
 def fetched(inputs: PlacedInputs, uri: str) -> AssetError:

@@ -410,6 +410,7 @@ def test_outputs_over_what_is_read_are_an_error(tmp_path: Path) -> None:
     summary = manifest_of(tmp_path, [{"id": "b", "path": "a.wav"}], "summary.json")
     (over,) = here(request_of(summary, tmp_path), "overwriting")
     assert "summary.json" in over.message
+    summary.path.unlink()
     write_tone(tmp_path / "take.txt", 0.1)
     text = manifest_of(tmp_path, [{"id": "take", "path": "take.txt"}])
     (over,) = here(request_of(text, tmp_path), "overwriting")

@@ -6,21 +6,24 @@ import importlib
 import multiprocessing
 import os
 import pickle
+import queue
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
-from program import Answer, write_manifest
+from program import Answer, command, environment, write_manifest
+from shipped import ended
 
 from audio_batch import __version__
+from audio_batch.arrivals import Arrival
 from audio_batch.config import Settings
 from audio_batch.errors import DeviceError, ErrorKind, ExitCode, UsageError
 from audio_batch.gpu.balancer import Balancer
@@ -35,10 +38,12 @@ from audio_batch.pools.messages import Brought, Elsewhere, Ended, Refused, Told
 from audio_batch.pools.ray_actor import PREFIX, DeviceActor, Gone
 from audio_batch.pools.ray_pool import RayHandle, Shelves
 from audio_batch.ray_cluster import Cluster
-from audio_batch.ray_devices import find_spots
+from audio_batch.ray_devices import bundle_of, find_spots
 from audio_batch.ray_flags import kind_of, require_no_secret
 from audio_batch.ray_keeper import VARIABLE
-from audio_batch.ray_node import report
+from audio_batch.ray_lookout import RayLookout
+from audio_batch.ray_node import NodeReport, report
+from audio_batch.ray_reports import Needs
 from audio_batch.storage import PublishedFile
 
 
@@ -65,6 +70,9 @@ def test_the_engine_says_who_places_the_workers(
     [
         (("--engine", "null", "--ray-address", "auto"), "--ray-address has no effect"),
         (("--engine", "null", "--ray-results", "driver"), "--ray-results has no effect"),
+        (("--engine", "null", "--ray-workers", "2"), "--ray-workers has no effect"),
+        (("--engine", "ray:null", "--ray-workers", "0"), "must be at least 1"),
+        (("--engine", "ray:null", "--downloads", "2"), "--downloads has no effect"),
         (("--engine", "ray:null", "--device", "cuda:1"), "have no numbers"),
         (("--engine", "ray:null", "--cpu-fallback"), "--cpu-fallback has no effect"),
         (("--engine", "ray:null", "--isolation", "thread"), "--isolation thread has no effect"),
@@ -77,17 +85,23 @@ def test_what_makes_no_sense_is_a_usage_error(
     write_manifest(tmp_path, 1)
     answer = cli("run", "manifest.json", *words)
     assert (answer.code, says in answer.err) == (ExitCode.USAGE, True), answer.err
+    assert_nothing_created(tmp_path)
 
 
-def test_a_secret_in_the_command_line_is_kept_from_ray(
-    tmp_path: Path, cli: Callable[..., Answer]
-) -> None:
+def assert_nothing_created(folder: Path) -> None:
+    """A flag that makes no sense is told of before anything else happens."""
+    assert {path.name for path in folder.iterdir()} == {"audio", "manifest.json"}
+
+
+def test_a_secret_in_the_command_line_is_kept_from_ray(tmp_path: Path) -> None:
     write_manifest(tmp_path, 1)
     url = "sqlite:///d.db?password=hunter2secret"
-    answer = cli("run", "manifest.json", "--engine", "ray:null", "--results-db", url)
+    words = command("run", "manifest.json", "--engine", "ray:null", "--results-db", url)
+    answer = ended(words, tmp_path, environment())  # a process that has this command line
     assert answer.code == ExitCode.USAGE, answer.err
     assert "hunter2secret" not in answer.err
     assert "AUDIO_BATCH_RESULTS_DB" in answer.err
+    assert_nothing_created(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -132,6 +146,7 @@ def test_an_address_where_nobody_is_ends_the_run_at_once(
     )
     assert answer.code == ExitCode.ENVIRONMENT, answer.err
     assert "There is no Ray cluster at 127.0.0.1:1" in answer.err
+    assert "RAY_AUTH_MODE=token" in answer.err
 
 
 # ---- Devices
@@ -193,6 +208,69 @@ def test_labels_name_the_accelerator_and_choose_nodes() -> None:
     dead = {**node(4), "Alive": False}
     assert chosen([plain, out, dead]) == [plain]
     assert chosen([plain, out, ours, dead]) == [ours]
+
+
+def test_a_node_that_joins_has_a_name_that_no_other_has() -> None:
+    """Those that the run has keep theirs; who comes in the place of one that went may have its."""
+    twin = {"NodeManagerHostname": "twin"}
+    old, new = ({**node(number, CPU=1), **twin} for number in (1, 2))
+    free = {one["NodeID"]: one["Resources"] for one in (old, new)}
+    found = find_spots([old, new], free, "cpu", {old["NodeID"]: "twin"})
+    assert [spot.node for spot in found] == ["twin", f"twin-{new['NodeID'][:6]}"]
+    (alone,) = find_spots([new], free, "cpu", {old["NodeID"]: "twin"})
+    assert alone.node == "twin"
+
+
+def test_an_autoscaler_is_asked_for_what_a_worker_takes() -> None:
+    head = node(1, CPU=2, **{"node:__internal_head__": 1.0})
+    assert bundle_of([head, node(2, CPU=16), node(3, CPU=8)], "cpu") == {"CPU": 8.0}
+    assert bundle_of([head], "cpu") == {"CPU": 2.0}
+    assert bundle_of([], "cpu") == {"CPU": 1.0}
+    assert bundle_of([head, node(2, CPU=16, GPU=4)], "auto") == {"GPU": 1.0}
+
+
+class Say(Needs):
+    """What nodes say: that they do not write where outputs go."""
+
+    def reports(
+        self, _cluster: Cluster, node_ids: Iterable[str], **_: object
+    ) -> dict[str, NodeReport | str]:
+        return {one: NodeReport(__version__, (3, 11), "", False, 1 << 34) for one in node_ids}
+
+
+class SomeNodes:
+    """Ray's `nodes()`."""
+
+    def __init__(self, *nodes: dict[str, Any]) -> None:
+        self._nodes = nodes
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return list(self._nodes)
+
+
+@pytest.mark.parametrize("must_write", [False, True])
+def test_nodes_that_are_new_are_offered_if_they_can_do_the_work(*, must_write: bool) -> None:
+    ours, new, out = node(1, CPU=2), node(2, CPU=4), node(3, {"audio-batch": "no"}, CPU=4)
+    cluster = Cluster(SomeNodes(ours, new, out), is_ours=True)  # type: ignore[arg-type]
+    (spot,) = find_spots([ours], {ours["NodeID"]: ours["Resources"]}, "cpu")
+    cluster.spots[spot.device.id] = spot
+    offered: queue.SimpleQueue[Sequence[Arrival]] = queue.SimpleQueue()
+    lookout = RayLookout(cluster, "cpu", Say(), lambda spot: spot.cores, must_write=must_write)
+    lookout.begin(offered.put, lambda: 5)
+    try:
+        if must_write:
+            with pytest.raises(queue.Empty):
+                offered.get(timeout=0.5)
+            return
+        (arrival,) = offered.get(timeout=20)
+        assert (arrival.device.id, arrival.slots) == ("ray:host2/cpu", 4)
+        assert not lookout.expects()
+        lookout.taken(arrival)
+        assert cluster.spots["ray:host2/cpu"].free_bytes == 1 << 34
+    finally:
+        lookout.close()
+    new["Alive"] = False
+    assert lookout.expects()
 
 
 def test_devices_of_a_cluster_have_no_numbers() -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import subprocess
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
 from attempt_rows import count_attempts
-from program import Answer, command, environment, write_manifest, write_tone
+from forked import completed
+from program import Answer, environment, write_manifest, write_tone
 
 from audio_batch.formats import FormatOptions, render
 from audio_batch.journal import Journal, JournalEntry
@@ -29,17 +29,9 @@ RUN = ("run", "manifest.json", "--engine", "null", "--isolation", "thread", "-o"
 
 
 def go(folder: Path, *more: object, code: int = 0) -> Answer:
-    done = subprocess.run(
-        command(*RUN, *more),
-        cwd=folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == code, done.stderr
-    return Answer(done.returncode, done.stdout, done.stderr)
+    answer = completed([*RUN, *more], folder, environment())
+    assert answer.code == code, answer.err
+    return answer
 
 
 def rows(out: Path, shard: str = "") -> dict[str, JournalEntry]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from contextlib import closing
 from pathlib import Path
 
-from program import command, environment, write_manifest
+from forked import completed
+from program import environment, write_manifest
 
 from audio_batch.journal import Journal, JournalEntry
 from audio_batch.outcome import State
@@ -16,17 +16,8 @@ from audio_batch.output_folder import OutputFolder
 
 def run(folder: Path, model: str, *more: str) -> tuple[int, str]:
     night = ("run", "manifest.json", "--engine", "null", "--model", model, "-o", "out")
-    done = subprocess.run(
-        command(*night, "--output-format", "none", *more),
-        cwd=folder,
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    return done.returncode, done.stderr
+    answer = completed([*night, "--output-format", "none", *more], folder, environment())
+    return answer.code, answer.err
 
 
 def entries(out: Path) -> dict[str, JournalEntry]:

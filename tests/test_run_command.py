@@ -184,10 +184,17 @@ def test_plain_lines_for_cron_and_the_same_in_the_log_file(cli: Cli, tmp_path: P
 
 def test_json_lines_on_request(cli: Cli, tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path, 1)
-    answer = cli("run", manifest, *NULL, "-o", "out", "--log-format", "json")
+    answer = cli("run", manifest, *NULL, "-o", "out", "--log-format", "json", "--log-file", "log")
     records = [json.loads(line) for line in answer.err.splitlines() if line.startswith("{")]
     finished = [record for record in records if record.get("event") == "AssetFinished"]
     assert len(records) == len(answer.err.splitlines())
+    for lines in (answer.err, (tmp_path / "log").read_text()):
+        told = [json.loads(line) for line in lines.splitlines()]
+        assert not [one for one in told if one["message"].startswith(("ID:", "Thread:", "Device:"))]
+        (begun,) = [one for one in told if one.get("event") == "AssetStarted"]
+        assert (begun["event"], begun["asset_id"]) == ("AssetStarted", "tone-000")
+        assert begun["balancer_status"].startswith("GPU Balancer Status")
+        assert begun["worker"] == "Worker-1" and begun["device"] == "cpu"
     assert records[-1]["event"] == "RunFinished"
     assert [record["asset_id"] for record in finished] == ["tone-000"]
     assert finished[0]["state"] == "done"

@@ -31,6 +31,7 @@ from audio_batch.plan import Action, Planned
 from audio_batch.pools import Pool, SerialPool, ThreadPool
 from audio_batch.runner import Runner
 from audio_batch.storage import PublishedFile
+from audio_batch.tell import Tell
 from audio_batch.wiring import Means
 
 Work = Callable[[Job], Outcome]
@@ -89,6 +90,8 @@ class House:
     path: Path
     told: list[events.Event] = dataclasses.field(default_factory=list)
     runner: Runner | None = None
+    tell: Tell = dataclasses.field(init=False)
+    """What the workers of the last run tell by."""
 
     def run(
         self,
@@ -108,13 +111,18 @@ class House:
         caps = caps or dict.fromkeys((device.id for device in devices), 2)
         make = pool or (lambda work: ThreadPool(work, sum(caps.values())))
         journal = Journal(self.path)
+
+        def opened(tell: Tell, _died: object) -> Pool:
+            self.tell = tell
+            return make(work)
+
         try:
             means = Means(
                 options=options,
                 journal=journal,
                 run_id=journal.begin_run(version="0", request={}),
                 balancer=Balancer(devices, caps, sampler),
-                pool=lambda _tell, _died: make(work),
+                pool=opened,
                 loader=lambda _pool: Loading(load),
                 emit=self.told.append,
                 **more,

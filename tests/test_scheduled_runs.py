@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import collections
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
 import stub_nvml
-from program import command, environment, write_manifest
+from forked import completed
+from program import environment, write_manifest
 
 from audio_batch.engines.null import NullCosts
 from audio_batch.errors import UsageError
@@ -29,21 +29,15 @@ def run(stub_dir: Path, folder: Path, *arguments: object) -> list[JournalEntry]:
     """Do the manifest in `folder` on a fast and a slow GPU; return what was done, as it began."""
     stub = stub_nvml.environment(stub_dir, [stub_nvml.gpu(0), stub_nvml.gpu(1)])
     given = {key: stub[key] for key in stub if "STUB" in key or key == "LD_LIBRARY_PATH"}
-    done = subprocess.run(
-        command(
-            *("run", "manifest.json", "--engine", "null", "-o", "out", "--max-per-gpu", "1"),
-            *("--model", f"null:cuda:0={FAST_MS},cuda:1={SLOW_MS}", "--prefetch", "0"),
-            *("--overwrite", "--no-backup-copies", *arguments),
-        ),
-        cwd=folder,
-        # Speeds that are learnt here are no other run's.
-        env=environment(**given, AUDIO_BATCH_CACHE_DIR=str(folder / "cache")),
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
+    night = (
+        *("run", "manifest.json", "--engine", "null", "-o", "out", "--max-per-gpu", "1"),
+        *("--model", f"null:cuda:0={FAST_MS},cuda:1={SLOW_MS}", "--prefetch", "0"),
+        *("--overwrite", "--no-backup-copies", *arguments),
     )
-    assert done.returncode == 0, done.stderr
+    # Speeds that are learnt here are no other run's.
+    variables = environment(**given, AUDIO_BATCH_CACHE_DIR=str(folder / "cache"))
+    answer = completed(night, folder, variables)
+    assert answer.code == 0, answer.err
     entries = list(Journal(folder / "out/.audio-batch/journal.sqlite3", read_only=True).entries())
     last = max(entry.run_id for entry in entries)
     mine = [entry for entry in entries if entry.run_id == last]

@@ -576,6 +576,7 @@ def test_settings_of_the_moment_are_named(
     tmp_path: Path, tab: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(os.environ, "AUDIO_BATCH_RESULTS_DB", "postgresql://u:hunter2@db/x")
+    monkeypatch.setitem(os.environ, "AWS_PROFILE", "studio")
     words = ("--at", "1:00", "-y", "--", "gpus")
     env_kept = {**with_path(tmp_path / "bin", STUB_TAB=str(tab)), **os.environ}
     env_kept["PATH"] = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
@@ -585,5 +586,5 @@ def test_settings_of_the_moment_are_named(
         env_kept,
     )
     assert answer.code == 0, answer.err
-    assert "AUDIO_BATCH_RESULTS_DB" in answer.err
+    assert "AUDIO_BATCH_RESULTS_DB" in answer.err and "AWS_PROFILE" in answer.err
     assert "hunter2" not in answer.out + answer.err + tab.read_text(encoding="utf-8")

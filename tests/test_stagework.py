@@ -23,7 +23,7 @@ from program import write_tone
 from audio_batch import events
 from audio_batch.attempts import StageClock
 from audio_batch.engines.base import Alignment, Diarization, Recognition, StepProgress
-from audio_batch.errors import AssetError, DeviceError, ErrorKind, SetupError
+from audio_batch.errors import AssetError, Away, DeviceError, ErrorKind, SetupError
 from audio_batch.feeding import ListFeed
 from audio_batch.gpu.balancer import Balancer
 from audio_batch.gpu.devices import CPU
@@ -296,6 +296,16 @@ def test_a_device_that_always_fails_in_a_later_stage_costs_no_transcript(house: 
     assert {entry.error_kind for entry in house.journal.entries()} == {ErrorKind.DEVICE}
     assert house.run(house.assets(4)).done == 4
     assert house.stand.calls == {"transcribe": 4, "align": 4, "diarize": 8}
+
+
+def test_a_store_that_is_away_in_a_later_stage_leaves_nothing_incomplete(house: House) -> None:
+    away = Away("s3://calls", signed_out=False, reason="no answer")
+    lost = AssetError(ErrorKind.NETWORK, "There is no answer.", transient=True, away=away)
+    house.stand.faults["diarize"] = [lost]
+    assert house.run(house.assets()).done == 1
+    ended = [event.outcome for event in house.told if isinstance(event, events.AssetFinished)]
+    assert [(one.state, one.away) for one in ended] == [(State.FAILED, away), (State.DONE, None)]
+    assert house.stand.calls == {"transcribe": 1, "align": 1, "diarize": 2}
 
 
 def test_what_may_pass_decides_whether_there_is_another_attempt(house: House) -> None:

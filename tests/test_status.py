@@ -19,7 +19,8 @@ from rich.console import Console
 from audio_batch import journal_counts, summary
 from audio_batch.errors import ErrorKind, ExitCode
 from audio_batch.journal import Journal
-from audio_batch.outcome import Outcome, RunResult, Stage, StageRecord, State
+from audio_batch.journals import Journals
+from audio_batch.outcome import Outcome, RunResult, Stage, StageRecord, State, StoreAway
 from audio_batch.output_folder import OutputFolder
 from audio_batch.shards import Shard
 from audio_batch.storage import PublishedFile
@@ -117,7 +118,8 @@ def test_nothing_runs_after_the_last_run_has_ended(cli: Callable[..., Answer], o
     journal.start(
         "left", name="Left", source="1", fingerprint="f", rendering="r", device="cpu", run_id=run
     )
-    at_work = json.loads(cli("status", out, "--json").out)["counts"]
+    with OutputFolder(out).locked():
+        at_work = json.loads(cli("status", out, "--json").out)["counts"]
     assert (at_work["running"], at_work["interrupted"]) == (1, 0)
     journal.end_run(run, 130)
     journal.close()
@@ -126,12 +128,27 @@ def test_nothing_runs_after_the_last_run_has_ended(cli: Callable[..., Answer], o
     assert "running" not in {asset["state"] for asset in ended["assets"]}
 
 
+def test_stores_that_were_away_are_told_with_what_to_do(tmp_path: Path) -> None:
+    out = filled(tmp_path / "out", "sound")
+    one = summed_up(out, 3, result=RunResult(stores_away=(AWAY,)))
+    assert one.exit_code == 5
+    told = f"{AWAY.store} is away: {AWAY.reason}; 2 assets wait for it. {AWAY.remedy}"
+    assert told in shown(one)
+    for stopped, code in (("interrupted", 130), ("stopped_by_failure", 3)):
+        result = RunResult(stores_away=(AWAY,), **{stopped: True})
+        assert summed_up(out, 3, result=result).exit_code == code
+
+
+AWAY = StoreAway("s3://", "nobody is signed in", 2, "Sign in, and run the same command.")
+
+
 @pytest.mark.parametrize(
     ("result", "ended_by", "words"),
     [
         (RunResult(out_of_time=True), "time_limit", "The time was up (--until, --max-runtime)"),
         (RunResult(interrupted=True), "signal", "It was interrupted"),
         (RunResult(stopped_by_failure=True), "failure", "It was ended after a failure"),
+        (RunResult(stores_away=(AWAY,)), "store_away", "A store was away"),
     ],
 )
 def test_what_left_assets_to_the_next_run_is_told(
@@ -242,25 +259,29 @@ def test_results_that_the_database_has_not_taken_are_told(tmp_path: Path) -> Non
 # ---- Many assets
 
 
-def test_the_table_is_bounded_and_begins_with_what_failed(
+def listed(shown: str) -> list[str]:
+    """The ids that `status` shows, in their order."""
+    lines = (line.split() for line in shown.splitlines())
+    return [line[1] for line in lines if line[0] in ("done", "failed")]
+
+
+def test_the_list_is_bounded_and_begins_with_what_failed(
     cli: Callable[..., Answer], tmp_path: Path
 ) -> None:
     done = [f"a-{number:03d}" for number in range(260)]
     out = filled(tmp_path / "out", *done, "failed-1", "failed-2", "suspect")
-    wide = {"COLUMNS": "200"}
-    shown = cli("status", out, env=wide).out
-    rows = [line.split("│")[1].strip() for line in shown.splitlines() if line.startswith("│")]
+    shown = cli("status", out).out
+    rows = listed(shown)
     assert len(rows) == 200
     assert rows[:4] == ["failed-1", "failed-2", "suspect", "a-000"]
     assert "261 done, 2 failed, 1 of them suspect" in shown
     assert "These are 200 of 263; --all shows every one" in shown
-    every = cli("status", out, "--all", env=wide).out
-    rows = [line.split("│")[1].strip() for line in every.splitlines() if line.startswith("│")]
-    assert rows == ["failed-1", "failed-2", "suspect", *done]
+    every = cli("status", out, "--all").out
+    assert listed(every) == ["failed-1", "failed-2", "suspect", *done]
     assert "These are" not in every
     counts = cli("status", out, "--counts").out
     assert "261 done, 2 failed, 1 of them suspect" in counts
-    assert "│" not in counts
+    assert not listed(counts)
     body = json.loads(cli("status", out, "--counts", "--json").out)
     assert (body["counts"]["done"], body["assets"]) == (261, [])
 
@@ -290,13 +311,16 @@ def test_json_is_ascii_whatever_is_in_the_journal(cli: Callable[..., Answer], ou
 def test_a_page_never_holds_the_journal(out: Path) -> None:
     """Whoever reads slowly keeps no run from committing."""
     reader = Journal(OutputFolder(out).journal_path, read_only=True)
-    rows = reader.tally().as_json(journal_counts.ALL)
+    pages = reader.tally().as_json(journal_counts.FAILED | journal_counts.REST)
+    rows = reader.tally().entries(journal_counts.ALL)
+    assert next(pages).count("asset_id") == 1
     next(rows)
     writer = Journal(OutputFolder(out).journal_path)
     writer._db.execute("PRAGMA busy_timeout = 0")
     run = writer.begin_run(version="0", request={})
     writer.end_run(run, 0)
     assert len(list(rows)) == 3
+    assert len(list(pages)) == 1
     reader.close()
     writer.close()
 
@@ -308,7 +332,21 @@ def test_pages_are_gone_through_to_the_end(tmp_path: Path) -> None:
     assert [entry.asset_id for entry in journal.tally().entries(journal_counts.ALL)] == ids
     some = journal.tally().entries(journal_counts.REST, journal_counts.PAGE + 1)
     assert [entry.asset_id for entry in some] == ids[: journal_counts.PAGE + 1]
+    pages = list(journal.tally().as_json(journal_counts.ALL))
+    assert len(pages) == 2
+    rows = json.loads(f"[{journal_counts.BETWEEN.join(pages)}]")
+    assert [row["asset_id"] for row in rows] == ids
     journal.close()
+    # A second journal has all but the first ones, and some of its own, and is newer.
+    others = [*ids[3:], "b-1", "b-2"]
+    filled(out, *others, shard="1/1")
+    with Journals(OutputFolder(out).whole) as journals:
+        assert [part.tally.counts().states[State.DONE] for part in journals.parts] == [
+            3,
+            len(others),
+        ]
+        listed = [entry.asset_id for entry in journals.entries(journal_counts.ALL)]
+    assert sorted(listed) == sorted({*ids, *others})
 
 
 def test_an_older_journal_is_read_as_it_is(cli: Callable[..., Answer], tmp_path: Path) -> None:
@@ -467,3 +505,36 @@ def test_a_million_assets_are_counted_at_once(cli: Callable[..., Answer], tmp_pa
     assert len(json.loads((tmp_path / "summary.json").read_text())["failures"]) == one.failed
     assert peak_bytes < 50e6
     assert measured["status"] < 20  # the bar is 2, on an idle machine
+
+
+LONG = "0f8fad5b-d9cb-469f-a165-70867728950e"
+
+
+def of_long_ids(root: Path) -> Path:
+    """One asset that is done and one that failed, with ids and a reason that fill no column."""
+    folder = OutputFolder(root)
+    folder.create()
+    journal = Journal(folder.journal_path)
+    run = journal.begin_run(version="0", request={"selected": 3, "todo": 3})
+    for asset_id, state in ((LONG, State.FAILED), (LONG[::-1], State.DONE)):
+        start = {"source": "1", "fingerprint": "f", "rendering": "r", "device": "cuda:0"}
+        journal.start(asset_id, name="An [i]interview[/i]", run_id=run, **start)
+        failed = state is State.FAILED
+        why = "no\nwords " * 20 if failed else None
+        kind = ErrorKind.MODEL if failed else None
+        end = Outcome(asset_id, state, "f", "cuda:0", error_kind=kind, error_text=why)
+        journal.finish(end)
+    journal.end_run(run, 3)
+    journal.close()
+    return root
+
+
+def test_each_asset_is_a_line_with_its_whole_id(cli: Callable[..., Answer], tmp_path: Path) -> None:
+    out = of_long_ids(tmp_path / "out")
+    lines = cli("status", out).out.splitlines()
+    assert lines[1] == "1 done, 1 failed of 3 selected"
+    reason = ("no words " * 20).rstrip()
+    assert lines[2].rstrip() == f"failed {LONG} (An [i]interview[/i]) on cuda:0: {reason}"
+    assert lines[3:] == [f"done {LONG[::-1]} (An [i]interview[/i]) on cuda:0"]
+    only = cli("status", out, "--failed").out.splitlines()
+    assert only == lines[:3]

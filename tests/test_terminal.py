@@ -13,12 +13,17 @@ from pathlib import Path
 import pytest
 from program import command, environment, write_manifest
 
+from audio_batch.journal import Journal
+from audio_batch.output_folder import OutputFolder
+
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX pseudo-terminal")
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-def on_terminal(folder: Path, *arguments: object, answers: dict[str, str]) -> tuple[int, str]:
+def on_terminal(
+    folder: Path, *arguments: object, answers: dict[str, str], columns: int = 120
+) -> tuple[int, str]:
     """Run the program on a terminal of its own, typing each answer when its question appears."""
     import pty
 
@@ -26,7 +31,7 @@ def on_terminal(folder: Path, *arguments: object, answers: dict[str, str]) -> tu
     if pid == 0:
         os.chdir(folder)
         line = command(*arguments)
-        env = environment(TERM="xterm", COLUMNS="120", LINES="30")
+        env = environment(TERM="xterm", COLUMNS=str(columns), LINES="30")
         os.execvpe(line[0], line, env)
     shown, waiting = "", dict(answers)
     deadline = time.monotonic() + 120
@@ -60,6 +65,20 @@ def test_the_display_shows_devices_assets_seconds_and_failures_as_they_come(
     assert "Failed: tone-001" in shown
     assert "done now" in shown
     assert "GPU Balancer Status" not in shown
+
+
+def test_status_is_a_table_where_there_is_room_for_one(tmp_path: Path) -> None:
+    folder = OutputFolder(tmp_path / "out")
+    folder.create()
+    journal = Journal(folder.journal_path)
+    run = journal.begin_run(version="0", request={})
+    how = {"source": "1", "fingerprint": "f", "rendering": "r", "device": "cpu"}
+    journal.start("a-1", name="A", run_id=run, **how)
+    journal.close()
+    table = re.compile("│ a-1 +│ A +│ interrupted +│ 1 +│ cpu +│")
+    assert table.search(on_terminal(tmp_path, "status", "out", answers={})[1])
+    narrow = on_terminal(tmp_path, "status", "out", answers={}, columns=80)[1]
+    assert "interrupted a-1 (A) on cpu" in narrow and not table.search(narrow)
 
 
 def test_without_yes_a_failure_asks_and_no_stops(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ asset's, whatever its name.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -163,6 +163,14 @@ class References:
         if found.problem:
             raise ReferenceFileError(f"cannot be used: {found.problem}")
         return found.path
+
+
+def files_of(asset: Asset) -> Iterator[str]:
+    """What of an asset's fields may name a file, as it stands there."""
+    for ours, (name, value) in _given(asset).items():
+        may_be = ours != "reference_text" or name == ours
+        if may_be and isinstance(value, str) and "\n" not in value:
+            yield value
 
 
 def _given(asset: Asset) -> dict[str, tuple[str, Any]]:

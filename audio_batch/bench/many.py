@@ -16,6 +16,7 @@ from pathlib import Path
 
 from audio_batch.bench import ours
 from audio_batch.bench.measuring import run_commands
+from audio_batch.journal_file import read_only_uri
 from audio_batch.output_folder import OutputFolder
 
 FLAGS = ("--engine", "null", "--model", "null:0", "--device", "cpu", "--output-format", "none")
@@ -93,7 +94,7 @@ def _journalled(output: Path) -> tuple[int, float | None, float | None, int]:
     if not path.is_file():
         return 0, None, None, 0
     # Of a million rows only these numbers are wanted.
-    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db:
+    with closing(sqlite3.connect(read_only_uri(path.resolve()), uri=True)) as db:
         done, began_at, ended_at = db.execute(
             "SELECT count(*), min(started_at), max(finished_at) FROM assets WHERE state = 'done'"
         ).fetchone()

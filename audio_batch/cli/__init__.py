@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import sys
@@ -62,10 +63,16 @@ def run_app(arguments: Sequence[str]) -> int:
     if output.failure is None:
         return code
     _give_up_output()
-    if isinstance(output.failure, BrokenPipeError):  # `status | head` has seen enough
+    if _is_closed_pipe(output.failure):  # `status | head` has seen enough
         return code
     _say(f"The output cannot be written: {output.failure.strerror or output.failure}.")
     return code or ExitCode.ENVIRONMENT
+
+
+def _is_closed_pipe(error: OSError) -> bool:
+    """Whether nobody reads any more; on Windows that is EINVAL."""
+    on_windows = os.name == "nt" and error.errno == errno.EINVAL
+    return isinstance(error, BrokenPipeError) or on_windows
 
 
 def _run_app(arguments: Sequence[str], output: _Output) -> int:

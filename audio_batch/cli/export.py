@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated
 
@@ -88,6 +88,7 @@ def export(
                 bad.append(f"{path}: {error}")
         if journal is not None:
             _journal_written(journal, written)
+            journal.formats.note_export({file.format for file in written})
     if not count and (not bad or not (found or is_a_runs)):
         raise UsageError(
             f"{redact(str(output_dir))} holds no transcripts.",
@@ -137,7 +138,9 @@ def _journal_of(folder: OutputFolder) -> Iterator[Journal | None]:
 def _journal_written(journal: Journal, written: Sequence[PublishedFile]) -> None:
     """Have the journal know the files that were its own: else they would pass for damaged."""
     by_path = {file.path: file for file in written}
-    for entry in list(journal.entries()):
+    from audio_batch.journal_counts import ALL
+
+    for entry in journal.tally().entries(ALL):
         outputs = tuple(by_path.get(output.path, output) for output in entry.outputs)
         if outputs != entry.outputs:
             journal.replace_outputs(entry.asset_id, outputs)
@@ -157,14 +160,14 @@ def _formats_of(outputs: Outputs, stem: str) -> list[str]:
 def _transcripts(folder: OutputFolder) -> Iterator[str]:
     """Canonical JSON files, relative to the folder: those of the journal, else all there are."""
     from audio_batch.journal import Journal
+    from audio_batch.journal_counts import ALL
     from audio_batch.storage import STATE_FOLDER
     from audio_batch.voices import names
 
     if folder.journal_path.is_file():
-        journal = Journal(folder.journal_path, read_only=True)
-        entries = list(journal.entries())
-        journal.close()
-        yield from (o.path for entry in entries for o in entry.outputs if o.format == "json")
+        with closing(Journal(folder.journal_path, read_only=True)) as journal:
+            for entry in journal.tally().entries(ALL):
+                yield from (output.path for output in entry.outputs if output.format == "json")
         return
     own = {folder.summary_path, folder.root / names.FILE_NAME}
     for place, folders, files in os.walk(folder.root):

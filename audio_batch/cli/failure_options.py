@@ -26,7 +26,11 @@ RetryDelay = Annotated[
 ]
 Overwrite = Annotated[
     bool | None,
-    opt("Do everything again.", "--overwrite/--no-overwrite", panel=_FAILURES),
+    opt(
+        "Do everything again, and write over files that no run has written.",
+        "--overwrite/--no-overwrite",
+        panel=_FAILURES,
+    ),
 ]
 RetryFailed = Annotated[
     bool | None,

@@ -179,7 +179,7 @@ def create(
     if layout is None:
         lines = target is not None and target.suffix.lower() in (".jsonl", ".ndjson")
         layout = Layout.JSONL if lines else Layout.JSON
-    text = making.rendered(entries, json_lines=layout is Layout.JSONL)
+    text = making.rendered(entries, json_lines=layout is Layout.JSONL, ascii_only=target is None)
     if target is None:
         sys.stdout.write(text)
     else:

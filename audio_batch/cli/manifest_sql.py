@@ -14,6 +14,8 @@ import typer
 
 _REPLACED = (".jsonl", ".ndjson", ".json")
 _CONNECTION, _ENTRIES = "Database", "Entries"
+_NAMED = 1000
+"""Rows that cannot be used are named, up to so many."""
 
 
 def from_sql(
@@ -77,18 +79,28 @@ def from_sql(
             rich_help_panel=_CONNECTION,
         ),
     ] = "1h",
+    skip_invalid: Annotated[
+        bool,
+        typer.Option(
+            "--skip-invalid",
+            help="Leave out rows that make no entry, name them, and exit 3.",
+            rich_help_panel=_ENTRIES,
+        ),
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Overwrite FILE though it is no .json or .jsonl.")
     ] = False,
-) -> None:
+) -> int:
     """Make a manifest of a query's rows, as JSON Lines.
 
     Columns that are not mapped keep their names: a column that is named as a field of a manifest is
-    that field, any other travels into the transcript's metadata.
+    that field, any other travels into the transcript's metadata. Each row is checked as `manifest
+    check` would; a row that is wrong ends it with exit code 4, and nothing is written.
     """
     from audio_batch.databases import connecting
     from audio_batch.databases.query import Export, entries, line, parse_parameters
-    from audio_batch.errors import UsageError
+    from audio_batch.databases.row_checking import RowChecks
+    from audio_batch.errors import ExitCode, UsageError
     from audio_batch.time_limits import parse_duration_s
 
     if url is None:
@@ -109,56 +121,76 @@ def from_sql(
     )
     target = _target(out, force)
     database = connecting.opened(url, must_exist=True, read_only=True)
-    count, problems = 0, _Problems()
+    checks = RowChecks(str(target.parent if target else Path.cwd()))
+    count, refused = 0, _Refused(told_at_once=skip_invalid)
     try:
         with _whole(target) as file:
             for number, entry in enumerate(entries(database, export), start=1):
-                problems.look(number, entry)
-                if not problems.found:
+                if problems := checks.problems(number, entry):
+                    refused.add(problems)
+                elif skip_invalid or not refused.rows:
                     file.write(line(entry))
-                    count = number
-            problems.end()
+                    count += 1
+            refused.end()
     finally:
         database.close()
-    print(f"{count} asset{'' if count == 1 else 's'} written to {out}.", file=sys.stderr)
+    left_out = f", {_rows(refused.rows)} left out" if refused.rows else ""
+    _say(f"{count} asset{'' if count == 1 else 's'} written to {out}{left_out}.")
+    return ExitCode.SOME_FAILED if refused.rows else ExitCode.OK
 
 
-class _Problems:
-    """Rows of which no entry can be made; a few are named, all are counted."""
+class _Refused:
+    """Rows of which no entry can be made; some are named, all are counted.
 
-    def __init__(self) -> None:
-        self.found: list[str] = []
-        self._more = 0
+    Args:
+        told_at_once: they are named as they come, and are no error.
+    """
 
-    def look(self, number: int, entry: dict[str, object]) -> None:
-        """Look at a row's entry: it needs a recording, and an id that is there."""
-        from audio_batch.manifest_entry import ALIASES
+    def __init__(self, *, told_at_once: bool) -> None:
+        self.rows = 0
+        self._told_at_once = told_at_once
+        self._problems: list[str] = []
 
-        if "id" in entry and entry["id"] is None:
-            self._add(f"row {number}: its id is NULL")
-        if all(entry.get(name) in (None, "") for name in ALIASES["uri"]):
-            self._add(f"row {number}: it names no recording (uri)")
+    def add(self, problems: list[str]) -> None:
+        """Take down what is wrong with a row."""
+        self.rows += 1
+        if self.rows > _NAMED:
+            return
+        if self._told_at_once:
+            for text in problems:
+                _say(f"Left out: {text}")
+        else:
+            self._problems += problems
 
     def end(self) -> None:
         """All rows have come.
 
         Raises:
-            ManifestError: some cannot be used.
+            ManifestError: some cannot be used, and are not to be left out.
         """
         from audio_batch.errors import ManifestError
 
-        if self.found:
+        more = [f"and {_rows(self.rows - _NAMED)} more"] if self.rows > _NAMED else []
+        if self._told_at_once:
+            for text in more:
+                _say(text)
+        elif self.rows:
             raise ManifestError(
-                f"{len(self.found) + self._more} values of the query's rows cannot be used.",
-                problems=self.found,
-                remedy="Give --map, or leave them out in the query; nothing was written.",
+                f"{_rows(self.rows)} of the query cannot be used.",
+                problems=[*self._problems, *more],
+                remedy="Mend them, give --map, or leave them out by --skip-invalid; nothing was "
+                "written.",
             )
 
-    def _add(self, text: str) -> None:
-        if len(self.found) < 1000:
-            self.found.append(text)
-        else:
-            self._more += 1
+
+def _rows(count: int) -> str:
+    return f"{count} row{'' if count == 1 else 's'}"
+
+
+def _say(text: str) -> None:
+    from audio_batch.text import for_terminal, redact
+
+    print(for_terminal(redact(text)), file=sys.stderr)
 
 
 def _mapped(text: str | None) -> dict[str, str]:
@@ -214,7 +246,7 @@ def _whole(target: Path | None) -> Iterator[BinaryIO]:
         SetupError: it cannot be written.
     """
     from audio_batch.errors import SetupError
-    from audio_batch.storage import TEMPORARY_PREFIX, sync_folder
+    from audio_batch.storage import TEMPORARY_PREFIX, move_over, sync_folder
 
     if target is None:
         yield sys.stdout.buffer
@@ -225,7 +257,7 @@ def _whole(target: Path | None) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(target)
+        move_over(temporary, target)
         sync_folder(target.parent)
     except OSError as error:
         raise SetupError(

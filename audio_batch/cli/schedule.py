@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Have a command run every night.", no_args_is_help=True)
 
+_FAMILIES = (
+    *("AUDIO_BATCH_", "AWS_", "AZURE_", "GOOGLE_", "HF_", "PG", "RAY_", "CUDA_VISIBLE_DEVICES"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
+    "SSL_CERT_FILE",
+)
+"""How the names of variables begin that a run goes by."""
+
 Name = Annotated[str, typer.Option("--name", help="What the entry is called.")]
 Which = Annotated[
     str | None,
@@ -107,11 +114,15 @@ def show(scheduler: Which = None) -> int:
     """Show the entries that `install` has written."""
     from audio_batch.text import for_terminal, redact
 
+    found = False
     for one in [_chosen(scheduler)] if scheduler else _available():
         for name, text in one.listed().items():
+            found = True
             print(f"{name} ({one.name}):")
             for line in text.splitlines():
                 print(f"    {for_terminal(redact(line))}")
+    if not found:
+        _say("Nothing is installed.")
     return 0
 
 
@@ -287,16 +298,24 @@ def _only(name: str, asked: str | None) -> Scheduler:
 def _hints(scheduler: Scheduler) -> list[str]:
     """What a person may not know of the scheduler."""
     hints = []
-    if variables := sorted(name for name in os.environ if name.startswith("AUDIO_BATCH_")):
+    if variables := sorted(name for name in os.environ if _matters(name)):
         hints.append(
-            f"Set here, and not there: {', '.join(variables)}. Put them into audio-batch.toml, or "
-            "secrets to where the libraries look for them."
+            f"Set here, and not there: {', '.join(variables)}. Put settings into "
+            "audio-batch.toml, secrets to where the libraries look for them, and what else the "
+            "run needs into the command."
         )
     if scheduler.name == "systemd":
         hints.append("`loginctl enable-linger` has it run while you are logged out, too.")
     if scheduler.name == "schtasks":
         hints.append("It runs while you are logged on; the task's properties can change that.")
     return hints
+
+
+def _matters(variable: str) -> bool:
+    """Whether a variable decides what a run does, who it is to others, or where it keeps what."""
+    if variable in ("XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+        return True
+    return variable.startswith(_FAMILIES)
 
 
 def _say(text: str) -> None:

@@ -18,14 +18,16 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from audio_batch.journal import JournalEntry, RunRecord
+    from audio_batch.journal import JournalEntry
     from audio_batch.journal_counts import Counts, Rows
-    from audio_batch.journals import Journals
+    from audio_batch.journals import Journals, Part
 
 SHOWN = 200
 """Assets in the table, where nobody asks for more."""
 
 SHOWN_PARTS = 20
+_WIDE = 120
+"""A terminal of so many columns has room for a table with ids, names and reasons."""
 _TABLE = 1_000
 """Assets in one table: its columns are as wide as they need, so that it is held whole."""
 
@@ -51,7 +53,8 @@ def status(
     """Say what is done, what failed and why. Works while a run is going on.
 
     What failed comes first, then what is suspect, at work, interrupted, done. With --failed and
-    --suspect, what is either. Parts of one manifest (--shard) are told together.
+    --suspect, what is either. Parts of one manifest (--shard) are told together. Each asset is a
+    line, but on a wide terminal without --failed and --suspect.
     """
     from audio_batch import journal_counts
     from audio_batch.errors import UsageError
@@ -77,20 +80,23 @@ def status(
             _write_json(redact(output_dir), journals, None if counts else rows)
         else:
             limit = None if every or failed or suspect else SHOWN
-            _show(journals, None if counts else rows, limit)
+            _show(journals, None if counts else rows, limit, as_table=not (failed or suspect))
     return 0
 
 
 def _write_json(output_folder: str, journals: Journals, rows: Rows | None) -> None:
-    """One object; each asset is a line of it, written as it is read."""
-    run = journals.newest_run
+    """One object; each asset is a line of it, written a page at a time."""
+    from audio_batch.journal_counts import BETWEEN
+
+    newest = journals.newest
+    run = newest.run if newest else None
     counts = journals.counts()
     head = {
         "output_folder": output_folder,
         "manifest": run.request.get("manifest") if run else None,
-        "last_run": _run(run) if run else None,
+        "last_run": _run(newest),
         "parts": [
-            {"shard": str(part.shard), "last_run": _run(part.run) if part.run else None}
+            {"shard": str(part.shard), "last_run": _run(part)}
             for part in journals.parts
             if part.shard is not None
         ],
@@ -102,38 +108,48 @@ def _write_json(output_folder: str, journals: Journals, rows: Rows | None) -> No
     text = json.dumps(head, indent=2, ensure_ascii=True)
     write = sys.stdout.write
     write(f'{text.removesuffix("}").rstrip()},\n  "assets": [')
-    lines = iter(() if rows is None else journals.as_json(rows))
-    between = "\n"
-    while page := list(islice(lines, _TABLE)):
-        write(between + ",\n".join(f"    {line}" for line in page))
-        between = ",\n"
-    write("]\n}\n" if between == "\n" else "\n  ]\n}\n")
+    before = "\n    "
+    for page in () if rows is None else journals.as_json(rows):
+        write(before + page)
+        before = BETWEEN
+    write("\n  ]\n}\n" if before == BETWEEN else "]\n}\n")
 
 
-def _run(run: RunRecord) -> dict[str, object]:
+def _run(part: Part | None) -> dict[str, object] | None:
+    if part is None or part.run is None:
+        return None
+    run = part.run
     return {
         "started_at": run.started_at,
         "finished_at": run.finished_at,
         "exit_code": run.exit_code,
+        "at_work": part.at_work,
+        "selected": run.selected,
+        "todo": run.todo,
         "version": run.version,
     }
 
 
-def _show(journals: Journals, rows: Rows | None, limit: int | None) -> None:
+def _show(journals: Journals, rows: Rows | None, limit: int | None, *, as_table: bool) -> None:
     from audio_batch.reporters import SteadyConsole
 
     console = SteadyConsole()
     _show_runs(journals, console)
     counts = journals.counts()
-    told = [f"{n} {state}" for state, n in counts.states.items() if n]
+    told = ", ".join(f"{n} {state}" for state, n in counts.states.items() if n) or "0 done"
+    if (selected := journals.selected) and selected >= sum(counts.states.values()):
+        told += f" of {selected} selected"
     if counts.suspect:
-        told.append(f"{counts.suspect} of them suspect")
-    console.print(", ".join(told), highlight=False)
+        told += f", {counts.suspect} of them suspect"
+    console.print(told, highlight=False, soft_wrap=True)
     if rows is None:
         return
     entries = journals.entries(rows, limit)
     while page := list(islice(entries, _TABLE)):
-        _show_table(page, console)
+        if as_table and console.is_terminal and console.width >= _WIDE:
+            _show_table(page, console)
+        else:
+            sys.stdout.write("".join(f"{_line(entry)}\n" for entry in page))
     _show_rest(counts, limit, console)
 
 
@@ -151,12 +167,11 @@ def _show_runs(journals: Journals, console: Console) -> None:
     parts = [part for part in journals.parts if part.shard is not None]
     for part in whole:
         if part.run is not None:
-            console.print(f"Last run: {_told(part.run)}.", highlight=False)
+            console.print(f"Last run: {_told(part)}.", highlight=False, soft_wrap=True)
     # What has not ended well comes first.
     parts.sort(key=lambda part: part.run is not None and part.run.exit_code == 0)
     for part in parts[:SHOWN_PARTS]:
-        told = _told(part.run) if part.run else "has not begun"
-        console.print(f"Part {part.shard}: {told}.", highlight=False)
+        console.print(f"Part {part.shard}: {_told(part)}.", highlight=False, soft_wrap=True)
     if len(parts) > SHOWN_PARTS:
         console.print(f"and {len(parts) - SHOWN_PARTS} more parts", highlight=False)
     if missing := journals.not_begun:
@@ -165,11 +180,37 @@ def _show_runs(journals: Journals, console: Console) -> None:
         console.print(f"Not begun: {some}{more}.", highlight=False)
 
 
-def _told(run: RunRecord) -> str:
-    begun = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.started_at))
-    if run.exit_code is None:
-        return f"began {begun}, has not ended (at work, or killed)"
-    return f"began {begun}, ended with exit code {run.exit_code}"
+def _told(part: Part) -> str:
+    run = part.run
+    if run is None:
+        return "has not begun"
+    begun = time.strftime("began %Y-%m-%d %H:%M:%S", time.localtime(run.started_at))
+    if run.todo is not None:
+        begun += f" with {run.todo} of {run.selected} assets to do"
+    if run.exit_code is not None:
+        return f"{begun}, ended with exit code {run.exit_code}"
+    if part.at_work is None:
+        return f"{begun}, has not ended (at work, or killed)"
+    return (
+        f"{begun}, is at work" if part.at_work else f"{begun}, was interrupted: nobody is at work"
+    )
+
+
+def _remark(entry: JournalEntry) -> str:
+    doubts = [f"suspect: {reason}" for reason in entry.suspicions]
+    return "; ".join([entry.error_text, *doubts] if entry.error_text else [*doubts, *entry.notes])
+
+
+def _line(entry: JournalEntry) -> str:
+    """An asset in a line, however long: a table of 80 columns has no room for ids and reasons."""
+    from audio_batch.text import for_terminal
+
+    named = f" ({entry.name})" if entry.name != entry.asset_id else ""
+    device = f" on {entry.device}" if entry.device else ""
+    attempts = f", {entry.attempts} attempts" if entry.attempts > 1 else ""
+    remark = _remark(entry)
+    why = f": {remark}" if remark else ""
+    return for_terminal(f"{entry.state} {entry.asset_id}{named}{device}{attempts}{why}")
 
 
 def _show_table(entries: Iterable[JournalEntry], console: Console) -> None:
@@ -178,14 +219,13 @@ def _show_table(entries: Iterable[JournalEntry], console: Console) -> None:
 
     from audio_batch.text import for_terminal
 
-    table = Table("id", "name", "state", "attempts", "device")
+    table = Table()
+    table.add_column("id", overflow="fold")
+    for title in ("name", "state", "attempts", "device"):
+        table.add_column(title)
     table.add_column("reason or notes", overflow="fold")
     for entry in entries:
-        doubts = [f"suspect: {reason}" for reason in entry.suspicions]
-        remark = "; ".join(
-            [entry.error_text, *doubts] if entry.error_text else [*doubts, *entry.notes]
-        )
         cells = (entry.asset_id, entry.name, entry.state.value, str(entry.attempts))
-        rest = (entry.device or "", remark)
+        rest = (entry.device or "", _remark(entry))
         table.add_row(*(escape(for_terminal(cell)) for cell in (*cells, *rest)))
     console.print(table)

@@ -53,7 +53,9 @@ class Export:
 
 
 def entries(database: Database, export: Export) -> Iterator[dict[str, Any]]:
-    """The manifest's entry of each row, in the order of the rows.
+    """The manifest's entry of each row, in the order of the rows; nothing in them is checked.
+
+    An id or a uri that is an empty text is None, as NULL is.
 
     PostgreSQL keeps the rows behind a cursor of its own (as does MySQL), SQLite makes them one by
     one. What is sent may only read, on SQLite and PostgreSQL; nothing is committed anywhere.
@@ -73,6 +75,9 @@ def entries(database: Database, export: Export) -> Iterator[dict[str, Any]]:
         names = _names(list(rows.keys()), export.columns)
         for row in _rows(rows, database, limits):
             entry = {name: plain(value) for name, value in zip(names, row, strict=True)}
+            for name in ("id", "uri"):
+                if entry.get(name) == "":  # an import's way to say NULL; a prefix alone is no place
+                    entry[name] = None
             uri = entry.get("uri")
             if isinstance(uri, str) and export.prefix and not locations.scheme(uri):
                 entry["uri"] = export.prefix + uri

@@ -74,6 +74,11 @@ class NullCosts:
         elsewhere = costs.pop(None, NullCost())
         return cls({device: cost for device, cost in costs.items() if device}, elsewhere)
 
+    @property
+    def are_free(self) -> bool:
+        """Whether an asset costs nothing on any device."""
+        return all(cost == NullCost() for cost in (*self.by_device.values(), self.elsewhere))
+
     def on(self, device: str) -> NullCost:
         """What an asset costs on a device."""
         return self.by_device.get(device, self.elsewhere)

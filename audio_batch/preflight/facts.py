@@ -40,6 +40,9 @@ class PreflightRequest:
         folder: where the outputs go; None where nobody asks.
         devices: the run's, where they are known already.
         output_names: the output names of the whole manifest, where they are known already.
+        strangers: files of nobody's under names that are to be written, where they are known
+            already.
+        anything_there: whether anything stands under such a name, where it is known already.
         floor_bytes: free space of the output folder's disk below which that is an error.
     """
 
@@ -49,6 +52,8 @@ class PreflightRequest:
     folder: OutputFolder | None = None
     devices: tuple[Device, ...] | None = None
     output_names: OutputNames | None = None
+    strangers: tuple[str, ...] | None = None
+    anything_there: bool | None = None
     floor_bytes: int = FLOOR_BYTES
 
 

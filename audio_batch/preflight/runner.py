@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from audio_batch.errors import AudioBatchError
-from audio_batch.preflight import machine, software, speech_models, stores, survival, work
+from audio_batch.preflight import (
+    machine,
+    overwriting,
+    software,
+    speech_models,
+    stores,
+    survival,
+    work,
+)
 from audio_batch.preflight.check import Check, Finding, error
 from audio_batch.preflight.facts import Facts, PreflightRequest
 from audio_batch.text import for_terminal, redact
@@ -31,7 +39,7 @@ ALL: Sequence[tuple[str, CheckFunction]] = (
     ("clouds", stores.other_clouds),
     ("inputs", work.inputs),
     ("names", work.names),
-    ("overwriting", work.overwriting),
+    ("overwriting", overwriting.overwriting),
     ("output-folder", work.output_folder),
     ("space", work.space),
 )

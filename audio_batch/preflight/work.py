@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from audio_batch.assembly import DEFAULT_FORMATS
 from audio_batch.asset import Asset
-from audio_batch.assets import Assets, amount_of
+from audio_batch.assets import amount_of
 from audio_batch.errors import LockedError
-from audio_batch.formats import FORMATS, parse_formats
+from audio_batch.formats import parse_formats
 from audio_batch.manifest_sources import look_for_all
 from audio_batch.preflight.check import Finding, error, ok, size, warning
 from audio_batch.preflight.facts import Facts
@@ -45,7 +44,7 @@ def inputs(facts: Facts) -> Iterator[Finding]:
     judge = warning if facts.settings.allow_missing else error
     yield judge(
         f"{_counted(len(problems), 'recording')} of {len(assets)} cannot be used: "
-        f"{_first(problems, '; ')}.",
+        f"{first_of(problems, '; ')}.",
         "Mend the paths (see --root), or go on without them by --allow-missing.",
     )
 
@@ -68,40 +67,9 @@ def names(facts: Facts) -> Iterator[Finding]:
         return
     yield warning(
         f"{_counted(len(renamed), 'asset')} would share an output name with another, and are told "
-        f"apart by a hash: {_first(renamed)}.",
+        f"apart by a hash: {first_of(renamed)}.",
         "Name them by what differs (--output-template), or give them other ids.",
     )
-
-
-def overwriting(facts: Facts) -> Iterator[Finding]:
-    """Whether an output would be written over a recording, or over the manifest."""
-    manifest, folder = facts.request.manifest, facts.request.folder
-    if manifest is None or folder is None:
-        return
-    assets = facts.request.assets
-    # No output leaves the output folder (`storage.contained`): most runs read nothing from there.
-    inside = list(_inside(folder.root, [manifest.path]))
-    if not _surely_elsewhere(folder.root, assets):
-        inside += _inside(folder.root, (asset.path for asset in assets if asset.path))
-    hit = []
-    if inside:
-        kept, formats = {_key(path) for path in inside}, _formats(facts)
-        names_of = facts.output_names
-        outputs = (
-            folder.root / name
-            for asset in assets
-            for name in _files(asset, PurePosixPath(names_of.at(asset.position, asset.id)), formats)
-        )
-        hit = [
-            path for path in itertools.chain(outputs, [folder.summary_path]) if _key(path) in kept
-        ]
-    if hit:
-        yield error(
-            f"Outputs would be written over what is read: {_first([str(path) for path in hit])}.",
-            "Choose another --output-dir.",
-        )
-    else:
-        yield ok("No output would be written over a recording or the manifest.")
 
 
 def output_folder(facts: Facts) -> Iterator[Finding]:
@@ -149,7 +117,7 @@ def space(facts: Facts) -> Iterator[Finding]:
         yield error(f"{text}: too little to begin a run.", remedy)
         return
     # Without formats nothing is published.
-    need = estimated_bytes(facts.request.assets) if _formats(facts) else 0
+    need = estimated_bytes(facts.request.assets) if formats_of(facts) else 0
     about = f"; the outputs take about {size(need)}" if need else ""
     if free < max(2 * need, _TIGHT_BYTES):
         yield warning(f"{text}{about}.", remedy)
@@ -164,14 +132,10 @@ def estimated_bytes(assets: Sequence[Asset]) -> int:
     return int(BYTES_PER_HOUR * hours + BYTES_PER_ASSET * amount.count)
 
 
-def _formats(facts: Facts) -> tuple[str, ...]:
+def formats_of(facts: Facts) -> tuple[str, ...]:
+    """What is written of an asset that does not say it itself."""
     asked = facts.settings.output_format
     return parse_formats(asked) if asked else DEFAULT_FORMATS
-
-
-def _files(asset: Asset, name: PurePosixPath, formats: Sequence[str]) -> Iterator[PurePosixPath]:
-    for format_name in dict.fromkeys(("json", *(asset.formats or formats))):
-        yield name.with_name(f"{name.name}{FORMATS[format_name].suffix}")
 
 
 def _existing(path: Path) -> Path:
@@ -179,41 +143,12 @@ def _existing(path: Path) -> Path:
     return next(place for place in (path, *path.parents) if place.exists())
 
 
-def _surely_elsewhere(root: Path, assets: Sequence[Asset]) -> bool:
-    """Whether no recording lies in `root` or below it, told without a look at each."""
-    if not isinstance(assets, Assets) or (folders := assets.entries.folders) is None:
-        return False
-    real_root = _real(root)
-    return not any(_real(Path(folder)).is_relative_to(real_root) for folder in folders)
-
-
-def _inside(root: Path, paths: Iterable[Path]) -> Iterator[Path]:
-    """Those of the paths whose folder is `root` or below it."""
-    real_root = _real(root)
-    known: dict[str, bool] = {}
-    for path in paths:
-        folder = os.path.dirname(path)  # noqa: PTH120 - 100,000 of them
-        if folder not in known:
-            known[folder] = _real(Path(folder)).is_relative_to(real_root)
-        if known[folder]:
-            yield path
-
-
-def _key(path: Path) -> str:
-    """Equal for paths that name one directory entry: a link that is replaced is lost itself."""
-    return os.path.normcase(_real(path.parent) / path.name)
-
-
-@functools.lru_cache(maxsize=4096)
-def _real(folder: Path) -> Path:
-    return folder.resolve()
-
-
 def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def _first(texts: Sequence[str], separator: str = ", ") -> str:
+def first_of(texts: Sequence[str], separator: str = ", ") -> str:
+    """The first few, and how many more there are."""
     more = len(texts) - SHOWN
     shown = separator.join(texts[:SHOWN])
     return f"{shown} and {more} more" if more > 0 else shown

@@ -7,11 +7,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from audio_batch.errors import SetupError
 from audio_batch.remote.blobs import BlobStore, seen_of
+from audio_batch.remote.listings import Page, look_together
 from audio_batch.remote.stores import CONNECT_S, Seen
 from audio_batch.remote.waiting import PATIENCE_S, nothing
 
@@ -82,8 +83,26 @@ def _named(account: str) -> dict[str, str]:
     return {"account_name": name, **({"account_host": host} if dot else {})}
 
 
+def is_azure(files: Any) -> bool:
+    """Whether it is adlfs's file system."""
+    return hasattr(files, "service_client")
+
+
 class AzureStore(BlobStore):
-    """See `stores.Store`."""
+    """See `stores.Store`.
+
+    Args:
+        page: blobs that one request lists; Azure gives no more than five thousand.
+    """
+
+    def __init__(
+        self,
+        filesystem: Callable[[str], AbstractFileSystem],
+        renew: Callable[[AbstractFileSystem, str], object],
+        page: int = _PAGE,
+    ) -> None:
+        super().__init__(filesystem, renew)
+        self._page = page
 
     def look(self, uri: str, look: Callable[[], None] = nothing) -> Seen:
         """What the service says of the blob."""
@@ -97,6 +116,24 @@ class AzureStore(BlobStore):
         if (found.metadata or {}).get("hdi_isfolder") == "true":
             raise FileNotFoundError(uri)
         return seen_of(found)
+
+    def look_at_many(self, uris: Iterable[str]) -> dict[str, Seen | None]:
+        """Those of whom a listing tells many at once."""
+        return look_together(uris, lambda uri: _place(uri)[1], self._pages)
+
+    def _pages(self, uri: str, prefix: str, first: str) -> Iterator[Page]:
+        del first  # a listing of Azure's begins with its prefix
+        container, _ = _place(uri)
+        after = None
+        while True:
+
+            def asked(files: Any, after: str | None = after) -> Any:
+                return _listed(files, container, prefix, after, self._page)
+
+            blobs, after = self._ask(uri, asked, nothing, PATIENCE_S)
+            yield {blob.name: seen_of(blob) for blob in blobs}, not after
+            if not after:
+                return
 
     def part(self, uri: str, seen: Seen, start: int, end: int, look: Callable[[], None]) -> bytes:
         """Some bytes of the very blob that was looked at (If-Match)."""
@@ -120,28 +157,31 @@ class AzureStore(BlobStore):
         """Nothing: each range was of one blob."""
 
 
-def objects(files: Any, base: str) -> Iterator[tuple[str, int]]:
+def objects(files: Any, base: str, page: int = _PAGE) -> Iterator[tuple[str, int]]:
     """Names below `base`, and sizes, page by page."""
     from fsspec.asyn import sync
 
     container, _, prefix = base.partition("/")
     prefix = f"{prefix}/" if prefix else ""
 
-    async def page(after: str | None) -> tuple[list[tuple[str, int]], str | None]:
-        async with files.service_client.get_container_client(container) as client:
-            listing = client.list_blobs(name_starts_with=prefix, results_per_page=_PAGE)
-            pages = listing.by_page(after)
-            async for blobs in pages:
-                found = [(blob.name[len(prefix) :], int(blob.size)) async for blob in blobs]
-                return found, pages.continuation_token
-        return [], None
-
     after = None
     while True:
-        found, after = sync(files.loop, page, after)
-        yield from found
+        blobs, after = sync(files.loop, _listed, files, container, prefix, after, page)
+        for blob in blobs:
+            yield blob.name[len(prefix) :], int(blob.size)
         if not after:
             return
+
+
+async def _listed(
+    files: Any, container: str, prefix: str, after: str | None, page: int
+) -> tuple[list[Any], str | None]:
+    """A page of a listing, which may be empty, and what the next one begins after."""
+    async with files.service_client.get_container_client(container) as client:
+        pages = client.list_blobs(name_starts_with=prefix, results_per_page=page).by_page(after)
+        async for blobs in pages:
+            return [blob async for blob in blobs], pages.continuation_token
+    return [], None
 
 
 def _place(uri: str) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from audio_batch import locations as places
 from audio_batch.errors import SetupError
-from audio_batch.remote import stores
+from audio_batch.remote import azure, stores
 from audio_batch.remote.access import Access
 from audio_batch.remote.failures import trouble
 
@@ -52,7 +52,7 @@ def identities(locations: Iterable[str], access: Access) -> Iterator[Identity]:
         files = stores.filesystem(url, access)
         if id(files) not in opened:
             opened.add(id(files))
-            yield _azure(files) if "az" in files.protocol else _google(files)
+            yield _azure(files) if azure.is_azure(files) else _google(files)
 
 
 def _google(files: Any) -> Identity:

@@ -52,6 +52,8 @@ _UNCONNECTED = frozenset(
 )
 """The names of botocore, aiohttp, Azure's library and Python for a connection that was not made."""
 
+_TOO_LATE = frozenset({"ConnectTimeoutError", "ConnectionTimeoutError"})
+
 _NO_ROUTE = frozenset(
     getattr(errno, name)
     for name in ("ENETUNREACH", "EHOSTUNREACH", "ENETDOWN", "EHOSTDOWN", "ECONNREFUSED")
@@ -205,12 +207,13 @@ def trouble(error: BaseException) -> Trouble:
         return Trouble(ErrorKind.INPUT_UNREADABLE, "this is no URL")
     if names & {"ParamValidationError", "InvalidRegionError"}:
         return Trouble(ErrorKind.INPUT_UNREADABLE, f"the store refuses it: {_text(error)}")
+    silent = _is_unconnected(chain)
     return Trouble(
         ErrorKind.NETWORK,
-        _text(error) or type(error).__name__,
+        (_silence(chain) if silent else "") or _text(error) or type(error).__name__,
         "Run the same command again when the network is back.",
         passing=True,
-        away="silent" if _is_unconnected(chain) else None,
+        away="silent" if silent else None,
     )
 
 
@@ -293,6 +296,16 @@ def _is_unconnected(chain: list[BaseException]) -> bool:
         type(link).__name__ in _UNCONNECTED or getattr(link, "errno", None) in _NO_ROUTE
         for link in chain
     )
+
+
+def _silence(chain: list[BaseException]) -> str:
+    """Why there was no connection, without the one URL that was asked for: it holds for all."""
+    for link in chain:
+        if type(link).__name__ in _TOO_LATE:
+            return "no connection could be made in time"
+        if type(link).__name__ in ("ClientConnectorError", "ClientConnectorDNSError"):
+            return _text(link)
+    return ""
 
 
 def _response(error: BaseException) -> dict[str, Any]:

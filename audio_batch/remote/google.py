@@ -6,11 +6,12 @@ class Rapid, which take nothing else, are not to be reached.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from audio_batch.remote.blobs import BlobStore, seen_of
 from audio_batch.remote.failures import changed
+from audio_batch.remote.listings import Page, look_together
 from audio_batch.remote.stores import CONNECT_S, Seen
 from audio_batch.remote.waiting import PATIENCE_S, nothing
 
@@ -35,6 +36,11 @@ def opened(tries: int, read_s: float, options: dict[str, Any]) -> AbstractFileSy
     return type("Google", (GCSFileSystem,), tried)(requests_timeout=limits, **options)
 
 
+def is_google(files: Any) -> bool:
+    """Whether it is gcsfs's file system."""
+    return "gs" in files.protocol
+
+
 class GoogleStore(BlobStore):
     """See `stores.Store`."""
 
@@ -47,15 +53,38 @@ class GoogleStore(BlobStore):
 
         return seen_of(self._ask(uri, asked, look, PATIENCE_S))
 
+    def look_at_many(self, uris: Iterable[str]) -> dict[str, Seen | None]:
+        """Those of whom a listing tells many at once."""
+        return look_together(uris, lambda uri: _place(uri)[1], self._pages)
+
+    def _pages(self, uri: str, prefix: str, first: str) -> Iterator[Page]:
+        bucket, _ = _place(uri)
+        fields = "items(name,size,generation,md5Hash),nextPageToken"
+        options = {"prefix": prefix, "startOffset": first, "maxResults": _PAGE, "fields": fields}
+        token = None
+        while True:
+
+            def asked(files: Any, token: str | None = token) -> Any:
+                return files._call(
+                    "GET", "b/{}/o", bucket, json_out=True, pageToken=token, **options
+                )
+
+            page = self._ask(uri, asked, nothing, PATIENCE_S)
+            token = page.get("nextPageToken")
+            yield {item["name"]: seen_of(item) for item in page.get("items", ())}, not token
+            if not token:
+                return
+
     def part(self, uri: str, seen: Seen, start: int, end: int, look: Callable[[], None]) -> bytes:
         """Some bytes of the generation that was looked at."""
         path = "/".join(_place(uri))
 
         def asked(files: Any) -> Any:
-            return files._cat_file(path, start=start, end=end, generation=seen.tag)
+            url = f"{files.url(path)}&generation={seen.tag}"
+            return files._call("GET", url, headers={"Range": f"bytes={start}-{end - 1}"})
 
         try:
-            return bytes(self._ask(uri, asked, look))
+            return bytes(self._ask(uri, asked, look)[1])
         except FileNotFoundError as error:
             raise changed().error(uri) from error
 

@@ -18,6 +18,7 @@ from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from audio_batch.errors import AssetError, ErrorKind, SetupError
+from audio_batch.formats import FORMATS
 from audio_batch.outputs import OTHER_BYTES
 from audio_batch.remote import azure, google, stores
 from audio_batch.remote.access import Access
@@ -32,6 +33,13 @@ is ever left where the right to delete is missing."""
 
 _ONE_PUT_BYTES = 5 * 2**30
 """What S3 takes in one PUT; nothing near it is ever published."""
+
+_MARK = {"written-by": "audio-batch"}
+"""Metadata of what is published: by it a run knows what was left of a publication that was killed
+on another machine. It costs no request."""
+
+_MARKS = (*_MARK.items(), ("is_directory", "false"))
+"""The latter is adlfs's, which lets nobody give another."""
 
 _MD5 = re.compile("[0-9a-f]{32}")
 _DIRECTORY_BUCKET = "--x-s3"
@@ -110,6 +118,20 @@ class ObjectOutputs:
     def size_bytes(self, path: str) -> int | None:
         """From one listing of all that is there, taken at the first look."""
         return self._listed().size_bytes(path)
+
+    def has_any(self, name: str) -> bool:
+        """From the same listing."""
+        return self._listed().has_any(name)
+
+    def is_marked(self, path: str) -> bool:
+        """One HEAD."""
+        try:
+            about = self._ask(lambda files: _metadata(files, self._path(path)))
+        except FileNotFoundError:
+            return False
+        except Exception as error:
+            raise self._failure(error, path, "looked at") from error
+        return any(about.get(name) == value for name, value in _MARKS)
 
     def is_empty(self) -> bool:
         """From the same listing."""
@@ -199,7 +221,7 @@ def _told(error: Exception) -> tuple[str, str]:
 
 
 class Listing:
-    """The sizes of a great many objects by name, in 16 bytes each.
+    """The sizes of a great many objects by name, in 16 bytes each; in 24 those of outputs.
 
     Names are told by 64 bits of a hash: of three million, two share one once in four million times.
     """
@@ -207,25 +229,37 @@ class Listing:
     def __init__(self, objects: Iterable[tuple[str, int]]) -> None:
         import numpy as np
 
-        names, sizes = array.array("Q"), array.array("q")
+        names, sizes, stems = array.array("Q"), array.array("q"), array.array("Q")
+        suffixes = {known.suffix for known in FORMATS.values()}
         for name, size in objects:
             if name != PROBE:
                 names.append(_hash(name))
                 sizes.append(size)
+                stem, dot, suffix = name.rpartition(".")
+                if dot + suffix in suffixes:
+                    stems.append(_hash(stem))
         order = np.argsort(np.asarray(names, dtype=np.uint64), kind="stable")
         self._names = np.asarray(names, dtype=np.uint64)[order]
         self._sizes = np.asarray(sizes, dtype=np.int64)[order]
+        self._stems = np.sort(np.asarray(stems, dtype=np.uint64))
 
     def __len__(self) -> int:
         return len(self._names)
 
     def size_bytes(self, name: str) -> int | None:
         """The size of an object; None where there is none of the name."""
-        wanted = _hash(name)
-        place = int(self._names.searchsorted(self._names.dtype.type(wanted)))
-        if place == len(self._names) or int(self._names[place]) != wanted:
-            return None
-        return int(self._sizes[place])
+        place = _place(self._names, name)
+        return None if place is None else int(self._sizes[place])
+
+    def has_any(self, name: str) -> bool:
+        """Whether there is an object of the name with the suffix of a format."""
+        return _place(self._stems, name) is not None
+
+
+def _place(hashes: Any, name: str) -> int | None:
+    wanted = _hash(name)
+    place = int(hashes.searchsorted(hashes.dtype.type(wanted)))
+    return place if place < len(hashes) and int(hashes[place]) == wanted else None
 
 
 def _hash(name: str) -> int:
@@ -246,7 +280,8 @@ def _put(files: Any, path: str, data: bytes) -> bool:
         DamagedError: it has other bytes.
     """
     if not _is_s3(files):
-        answer = files.pipe_file(path, data)
+        mark = {"metadata": _MARK} if google.is_google(files) else {}
+        answer = files.pipe_file(path, data, **mark)
         told = md5_of(answer) if isinstance(answer, Mapping) else None
         if told is not None and told != hashlib.md5(data, usedforsecurity=False).digest():
             raise DamagedError("the store has other bytes than were sent")
@@ -254,7 +289,7 @@ def _put(files: Any, path: str, data: bytes) -> bool:
     md5 = hashlib.md5(data, usedforsecurity=False)
     tells = not path.partition("/")[0].endswith(_DIRECTORY_BUCKET)
     header = {"ContentMD5": base64.b64encode(md5.digest()).decode("ascii")} if tells else {}
-    answer = files.pipe_file(path, data, chunksize=_ONE_PUT_BYTES, **header)
+    answer = files.pipe_file(path, data, chunksize=_ONE_PUT_BYTES, Metadata=_MARK, **header)
     # Under a key of KMS, or one of the customer's, an ETag is no MD5, though it looks like one.
     plain = answer.get("ServerSideEncryption", "AES256") == "AES256"
     etag = str(answer.get("ETag", "")).strip('"')
@@ -263,6 +298,14 @@ def _put(files: Any, path: str, data: bytes) -> bool:
     if etag != md5.hexdigest():
         raise DamagedError("the store has other bytes than were sent")
     return True
+
+
+def _metadata(files: Any, path: str) -> Mapping[str, str]:
+    if _is_s3(files):
+        found = files.metadata(path)
+    else:
+        found = files.info(path, refresh=True).get("metadata")
+    return found or {}
 
 
 def _compare(info: dict[str, Any], data: bytes) -> None:
@@ -280,10 +323,10 @@ def _compare(info: dict[str, Any], data: bytes) -> None:
 
 def _objects(files: Any, base: str) -> Iterator[tuple[str, int]]:
     """Names below `base`, and sizes, page by page where that is to be had."""
-    if _scheme(files) == "gs":
+    if google.is_google(files):
         yield from google.objects(files, base)
         return
-    if _scheme(files) == "az":
+    if azure.is_azure(files):
         yield from azure.objects(files, base)
         return
     if not _is_s3(files):
@@ -300,12 +343,6 @@ def _objects(files: Any, base: str) -> Iterator[tuple[str, int]]:
         if not page.get("IsTruncated"):
             return
         more = {"ContinuationToken": page["NextContinuationToken"]}
-
-
-def _scheme(files: Any) -> str:
-    known = files.protocol
-    names = {known} if isinstance(known, str) else set(known)
-    return next((name for name in ("gs", "az") if name in names), "")
 
 
 def _is_s3(files: Any) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from audio_batch.remote import stores
 from audio_batch.remote.access import Access
 from audio_batch.remote.failures import trouble
+from audio_batch.remote.listings import Page, look_together
 from audio_batch.remote.stores import Reading, Seen
 from audio_batch.remote.streams import Streamed
 from audio_batch.remote.waiting import nothing, wait_for
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from fsspec.spec import AbstractFileSystem
 
 _MD5 = re.compile("[0-9a-fA-F]{32}")
-_WORTH_A_LISTING = 20
-"""A page of a listing costs about as much as so many HEADs."""
 
 
 class S3Store:
@@ -40,43 +39,21 @@ class S3Store:
         return _seen(bucket, answer, answer["ContentLength"])
 
     def look_at_many(self, uris: Iterable[str]) -> dict[str, Seen | None]:
-        """Those of whom a listing tells many at once; see `_listed`."""
-        below: dict[tuple[str, str], dict[str, list[str]]] = {}
-        for uri in uris:
-            bucket, key = _place(uri)
-            folder = key.rpartition("/")[0]
-            below.setdefault((bucket, folder), {}).setdefault(key, []).append(uri)
-        found: dict[str, Seen | None] = {}
-        for (bucket, folder), wanted in below.items():
-            if len(wanted) >= _WORTH_A_LISTING:
-                prefix = f"{folder}/" if folder else ""
-                for key, seen in self._listed(bucket, prefix, sorted(wanted, key=_order)):
-                    found.update((uri, seen) for uri in wanted[key])
-        return found
+        """Those of whom a listing tells many at once."""
+        return look_together(uris, lambda uri: _place(uri)[1], self._pages)
 
-    def _listed(
-        self, bucket: str, prefix: str, keys: list[str]
-    ) -> Iterator[tuple[str, Seen | None]]:
-        """Of the keys, in the store's order, those that it is worth listing the prefix for.
-
-        A page in which hardly any of them is says that the prefix holds far more than is asked.
-        """
+    def _pages(self, uri: str, prefix: str, first: str) -> Iterator[Page]:
+        bucket, _ = _place(uri)
         # What comes right before the first one: listings begin after a key, not at it.
-        options: dict[str, Any] = {"StartAfter": keys[0][:-1]} if len(keys[0]) > 1 else {}
-        position = 0
-        while position < len(keys):
+        options: dict[str, Any] = {"StartAfter": first[:-1]} if len(first) > 1 else {}
+        while True:
             page = self._call(
                 "list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=self._page, **options
             )
-            there = {item["Key"]: item for item in page.get("Contents", ())}
-            last = max(there, key=_order, default=None) if page.get("IsTruncated") else None
-            begun, hits = position, 0
-            while position < len(keys) and (last is None or _order(keys[position]) <= _order(last)):
-                item = there.get(keys[position])
-                hits += item is not None
-                yield keys[position], None if item is None else _seen(bucket, item, item["Size"])
-                position += 1
-            if last is None or (hits < _WORTH_A_LISTING and position - begun < _WORTH_A_LISTING):
+            items = page.get("Contents", ())
+            is_last = not page.get("IsTruncated")
+            yield {item["Key"]: _seen(bucket, item, item["Size"]) for item in items}, is_last
+            if is_last:
                 return
             options = {"ContinuationToken": page["NextContinuationToken"]}
 
@@ -126,11 +103,6 @@ def _place(uri: str) -> tuple[str, str]:
     """Bucket and key, as they stand: an S3 URI knows neither queries nor escapes."""
     bucket, _, key = uri.split("://", 1)[1].partition("/")
     return bucket, key
-
-
-def _order(key: str) -> bytes:
-    """S3 lists keys by their bytes in UTF-8."""
-    return key.encode("utf-8", "surrogatepass")
 
 
 def _seen(bucket: str, answer: Mapping[str, Any], size: int | None) -> Seen:

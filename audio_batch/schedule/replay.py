@@ -47,15 +47,20 @@ def past(entries: Iterable[JournalEntry]) -> Past:
     What was not done in it, or was only rendered again, is left out. How long an asset was at work
     includes what it waited while it was read ahead: so do the slots.
     """
-    everything = list(entries)
-    found = [done for entry in everything if (done := _done(entry)) is not None]
-    runs = {entry.asset_id: entry.run_id for entry in everything}
-    last = max((runs[done.asset_id] for done in found), default=0)
-    spans = sorted(
-        (done for done in found if runs[done.asset_id] == last), key=lambda done: done.begun_s
-    )
+    count = last = 0
+    spans: list[_Done] = []
+    for entry in entries:
+        count += 1
+        done = _done(entry)
+        if done is None or entry.run_id < last:
+            continue
+        if entry.run_id > last:
+            last = entry.run_id
+            spans.clear()
+        spans.append(done)
+    spans.sort(key=lambda done: done.begun_s)
     if not spans:
-        return Past((), (), 0.0, len(everything))
+        return Past((), (), 0.0, count)
     by_device: defaultdict[str, list[_Done]] = defaultdict(list)
     for done in spans:
         by_device[done.device].append(done)
@@ -70,7 +75,7 @@ def past(entries: Iterable[JournalEntry]) -> Past:
         jobs=tuple(SimulatedJob(done.asset_id, done.duration_s) for done in spans),
         devices=tuple(devices),
         wall_s=max(done.ended_s for done in spans) - spans[0].begun_s,
-        left_out=len(everything) - len(spans),
+        left_out=count - len(spans),
     )
 
 

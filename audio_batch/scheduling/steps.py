@@ -87,9 +87,10 @@ class Run:
         """
         done = call(self.arguments, given=self.given)
         if done.code != 0:
+            said = for_terminal((done.err or done.out).strip()).rstrip(".") or "it says nothing"
             raise SetupError(
                 f"{subprocess.list2cmdline(self.arguments)} failed with exit code {done.code}: "
-                f"{for_terminal((done.err or done.out).strip()) or 'it says nothing'}",
+                f"{said}.",
                 remedy="Nothing after it was done; mend it and give the same command again.",
             )
 

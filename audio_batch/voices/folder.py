@@ -26,6 +26,7 @@ import numpy as np
 from audio_batch.errors import AssetError, ErrorKind, SetupError, UsageError
 from audio_batch.formats import FORMATS, FormatOptions, render
 from audio_batch.journal import Journal, JournalEntry
+from audio_batch.journal_counts import ALL
 from audio_batch.outcome import State
 from audio_batch.seal import sealed_again
 from audio_batch.storage import PublishedFile, contained, publish, write_atomic
@@ -83,9 +84,8 @@ def link_output(
     settle(root, journal)
     given, listed = names.load(root), {voice.voice for voice in names.listed(root)}
     remembered = memory.recall(journal.path.parent)
-    entries = list(_published(journal))
     survey = _Survey()
-    for entry in entries:
+    for entry in _published(journal):
         survey.read(root, entry, remembered)
     new = _decide(survey, remembered, threshold, relink, listed)
     if not dry_run and survey.recordings:
@@ -93,7 +93,7 @@ def link_output(
 
     changed = []
     layouts = cache(lambda run_id: _layout(journal, run_id))
-    for entry in entries:
+    for entry in _published(journal):
         if not survey.changes(entry.asset_id, given):
             continue
         try:
@@ -134,7 +134,7 @@ def apply_names(root: Path, journal: Journal) -> list[str]:
     given = names.load(root)
     layouts = cache(lambda run_id: _layout(journal, run_id))
     left_out = []
-    for entry in list(_published(journal)):
+    for entry in _published(journal):
         try:
             transcript = _read(root, entry)
             if names.applied(transcript, given) == transcript:
@@ -260,8 +260,8 @@ def _voiced(
 
 
 def _published(journal: Journal) -> Iterator[JournalEntry]:
-    """The rows whose transcripts stand."""
-    for entry in journal.entries():
+    """The rows whose transcripts stand, in pages: meanwhile the journal may be written."""
+    for entry in journal.tally().entries(ALL):
         if entry.state in (State.DONE, State.INCOMPLETE) and _canonical(entry.outputs):
             yield entry
 
@@ -369,7 +369,7 @@ def settle(root: Path, journal: Journal) -> None:
     except (OSError, ValueError, KeyError, TypeError, AssetError) as error:
         _log.warning("%s tells nothing and is removed: %s", path.name, error)
     else:
-        entry = next((e for e in journal.entries() if e.asset_id == asset_id), None)
+        entry = next(iter(journal.lookup.entries([asset_id])), None)
         known = _canonical(entry.outputs) if entry else None
         standing = hashlib.sha256(data).hexdigest()
         if canonical and known and known.path == canonical.path and standing == canonical.sha256:

@@ -34,6 +34,7 @@ class Place:
     names: Callable[[], list[str]]
     put: Callable[[str, bytes], Any]
     remove: Callable[[str], Any]
+    marks: bool = False
 
 
 def local(folder: Path) -> Place:
@@ -62,6 +63,7 @@ def bucket(s3: S3, *, tries: int = 2) -> Place:
         lambda: [key.removeprefix("out/") for key in s3.keys("out/")],
         lambda name, data: s3.put(f"out/{name}", data),
         lambda name: s3.delete(f"out/{name}"),
+        marks=True,
     )
 
 
@@ -88,6 +90,7 @@ def cloud(store: Cloud) -> Place:
         lambda: [key.removeprefix("out/") for key in store.keys("out/")],
         lambda name, data: store.put(f"out/{name}", data),
         lambda name: store.delete(f"out/{name}"),
+        marks=True,
     )
 
 
@@ -208,6 +211,24 @@ def test_a_new_publication_is_seen_at_once(place: Place) -> None:
     assert place.outputs.size_bytes("box/a.txt") == 5
     publish(place, b"1234567")
     assert place.outputs.size_bytes("box/a.txt") == 7
+
+
+def test_what_has_a_name_in_any_format_is_found(place: Place) -> None:
+    publish(place, b"1", PurePosixPath("a b/c.d.txt"))
+    place.put("a b/x.wav", b"2")
+    place.put("y.vtt", b"3")
+    assert place.outputs.has_any("a b/c.d") and place.outputs.has_any("y")
+    for name in ("a b/c", "a b/x", "c.d", "b/c.d", "z", "none/y"):
+        assert not place.outputs.has_any(name), name
+
+
+def test_a_store_tells_what_the_program_has_published(place: Place) -> None:
+    publish(place, b"1", PurePosixPath("ours.txt"))
+    place.put("theirs.txt", b"2")
+    assert not place.outputs.is_marked("theirs.txt")
+    assert not place.outputs.is_marked("none.txt")
+    if place.marks:
+        assert place.outputs.is_marked("ours.txt")
 
 
 def test_what_is_changed_behind_its_back_is_found_out(place: Place) -> None:

@@ -180,7 +180,59 @@ def test_names_that_are_no_utf8_travel_as_they_are(tmp_path: Path, export: Run) 
     SqliteFile(tmp_path / "made.db").do("CREATE TABLE t (id, uri)")
     SqliteFile(tmp_path / "made.db").do("INSERT INTO t VALUES (1, CAST(x'61ff2e776176' AS TEXT))")
     code, entries = export(SqliteFile(tmp_path / "made.db"), "--table", "t")
-    assert (code, entries) == (0, [{"id": 1, "uri": "a\udcff.wav"}])
+    assert (code, entries) == (4, []), "no manifest can name it"
+
+
+BAD_ROWS: tuple[tuple[str, str], ...] = (
+    ("'a-2' AS id, NULL AS uri", '2 (id "a-2"): the entry names no recording'),
+    ("'a-3' AS id, '' AS uri", '3 (id "a-3"): the entry names no recording'),
+    ("'' AS id, 'e.wav' AS uri", "4: its id is NULL or empty"),
+    ("'a-1' AS id, 'f.wav' AS uri", '5 (id "a-1"): the id is already that of row 1'),
+    ("'a' || CHR(10) AS id, 'g.wav' AS uri", '6 (id "a\\n"), /id: '),
+    (
+        "'a-7' AS id, 'h.wav' AS uri, -1.0 AS duration",
+        '7 (id "a-7"), /duration: must be at least 0',
+    ),
+    (
+        "'a-8' AS id, 'i.wav' AS uri, 0 AS duration, 'klingon' AS language",
+        '"klingon" is no language',
+    ),
+    (
+        "'a-9' AS id, '../j.wav' AS uri, 0 AS duration, 'en' AS language, -3 AS num_speakers",
+        "must be",
+    ),
+)
+
+
+def test_bad_rows_are_left_out_where_that_is_asked_for(
+    backend: Backend, export: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    columns = ("id", "uri", "duration", "language", "num_speakers")
+    good = "'a-1' AS id, 'a.wav' AS uri, 1.5 AS duration, 'en' AS language, 2 AS num_speakers"
+    later = good.replace("a-1", "a-10").replace("a.wav", "https://host/k.wav")
+    selects = [good, *(_filled(row, columns) for row, _ in BAD_ROWS), later]
+    if isinstance(backend, SqliteFile):
+        backend.do(ARCHIVE)
+        selects = [one.replace("CHR(10)", "char(10)") for one in selects]
+    query = " UNION ALL ".join(f"SELECT {one}" for one in selects)
+    asked = ("--query", query, "--prefix", "s3://media/")
+    assert export(backend, *asked) == (4, [])
+    assert "8 rows of the query cannot be used." in capsys.readouterr().err
+    code, entries = export(backend, *asked, "--skip-invalid")
+    found = [(entry["id"], entry["uri"]) for entry in entries]
+    assert (code, found) == (3, [("a-1", "s3://media/a.wav"), ("a-10", "https://host/k.wav")])
+    err = capsys.readouterr().err
+    for _, said in BAD_ROWS:
+        assert said in err
+    assert "2 assets written to" in err and "8 rows left out." in err
+
+
+def _filled(row: str, columns: tuple[str, ...]) -> str:
+    """The row with NULL for the columns that it does not have."""
+    types = {"duration": "FLOAT", "num_speakers": "INTEGER"}
+    missing = [name for name in columns if f" AS {name}" not in row]
+    nulls = (f"CAST(NULL AS {types.get(name, 'VARCHAR(9)')}) AS {name}" for name in missing)
+    return ", ".join([row, *nulls])
 
 
 @pytest.mark.parametrize(
@@ -197,8 +249,8 @@ def test_names_that_are_no_utf8_travel_as_they_are(tmp_path: Path, export: Run) 
         (("--query", "SELECT uuid AS a, s3_key AS a FROM assets"), 2, "two columns"),
         (("--query", "SELECT 1", "--table", "assets"), 2, "either"),
         (("--query", "SELECT NULL AS id, 'a.wav' AS uri"), 4, "row 1: its id is NULL"),
-        (("--query", "SELECT 'x' AS id, NULL AS uri"), 4, "row 1: it names no recording"),
-        (("--query", "SELECT 'x' AS id"), 4, "row 1: it names no recording"),
+        (("--query", "SELECT 'x' AS id, NULL AS uri"), 4, 'row 1 (id "x"): the entry names no'),
+        (("--query", "SELECT 'x' AS id"), 4, 'row 1 (id "x"): the entry names no recording'),
     ],
 )
 def test_slips_are_told_and_change_nothing(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from typing import Any
 import faulty_engine
 import pytest
 import stub_nvml
-from program import Answer, command, environment, write_manifest
+from forked import completed
+from program import Answer, environment, write_manifest
 
 from audio_batch.journal import Journal
 from audio_batch.outcome import State
@@ -24,27 +24,18 @@ def night(
     """A run with a process for each of so many simulated GPUs."""
     stub = stub_nvml.environment(stub_dir, [stub_nvml.gpu(number) for number in range(gpus)])
     given = {key: value for key, value in stub.items() if "STUB" in key or "CUDA" in key}
-    done = subprocess.run(
-        command(
-            *("run", "manifest.json", "--engine", "faulty", "--no-diarize", "-o", "out"),
-            *("--retry-delay", "0.01", "--max-per-gpu", "2"),
-            *arguments,
-        ),
-        cwd=folder,
-        env=environment(
-            **given,
-            LD_LIBRARY_PATH=stub["LD_LIBRARY_PATH"],
-            **faulty_engine.install(folder / "plugin"),
-            FAULTY_ENGINE=json.dumps(faults),
-            AUDIO_BATCH_CACHE_DIR=str(folder / "cache"),
-        ),
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
+    variables = environment(
+        **given,
+        LD_LIBRARY_PATH=stub["LD_LIBRARY_PATH"],
+        **faulty_engine.install(folder / "plugin"),
+        FAULTY_ENGINE=json.dumps(faults),
+        AUDIO_BATCH_CACHE_DIR=str(folder / "cache"),
     )
-    assert "Traceback" not in done.stderr, done.stderr
-    return Answer(done.returncode, done.stdout, done.stderr)
+    run = ("run", "manifest.json", "--engine", "faulty", "--no-diarize", "-o", "out")
+    given_too = ("--retry-delay", "0.01", "--max-per-gpu", "2", *arguments)
+    answer = completed([*run, *given_too], folder, variables)
+    assert "Traceback" not in answer.err, answer.err
+    return answer
 
 
 def devices_of_done(folder: Path) -> Counter[str]:

@@ -15,6 +15,7 @@ import faulty_engine
 import psutil
 import pytest
 from attempt_rows import count_attempts
+from forked import completed
 from program import Answer, command, environment, write_manifest
 
 from audio_batch.journal import Journal, JournalEntry
@@ -29,21 +30,11 @@ def night(
     """A run of `count` recordings with these faults, in processes."""
     if not (folder / "manifest.json").exists():
         write_manifest(folder, count)
-    done = subprocess.run(
-        command(
-            *("run", "manifest.json", "--engine", "faulty", "-o", "out", "--retry-delay", "0.01"),
-            *("--isolation", "process"),
-            *arguments,
-        ),
-        cwd=folder,
-        env=variables(folder, faults, **more),
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    return Answer(done.returncode, done.stdout, done.stderr)
+    run = ("run", "manifest.json", "--engine", "faulty", "-o", "out", "--retry-delay", "0.01")
+    given = (*run, "--isolation", "process", *arguments)
+    answer = completed(given, folder, variables(folder, faults, **more))
+    assert "Traceback" not in answer.err, answer.err
+    return answer
 
 
 def variables(folder: Path, faults: dict[str, Any], **more: str) -> dict[str, str]:

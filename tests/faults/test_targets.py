@@ -18,6 +18,7 @@ from typing import Any
 import faulty_engine
 import psutil
 import pytest
+from forked import completed
 from nights import assert_sound, attempt_count, done_stamps, started, wait_until, workers
 from program import Answer, command, environment, write_manifest, write_tone
 from shim import Disk, entries, memory_folder
@@ -53,17 +54,9 @@ NIGHT = ("run", "manifest.json", "--engine", "faulty", "-o", "out", "--retry-del
 
 
 def night(folder: Path, faults: dict[str, Any], *arguments: object) -> Answer:
-    done = subprocess.run(
-        command(*NIGHT, *arguments),
-        cwd=folder,
-        env=variables(folder, faults),
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    return Answer(done.returncode, done.stdout, done.stderr)
+    answer = completed([*NIGHT, *arguments], folder, variables(folder, faults), timeout_s=600)
+    assert "Traceback" not in answer.err, answer.err
+    return answer
 
 
 def attempts_of(folder: Path, asset_id: str) -> list[tuple[float, float]]:

@@ -5,31 +5,24 @@ from __future__ import annotations
 import collections
 import json
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 import stub_nvml
 from attempt_rows import count_attempts
-from program import command, environment, write_manifest
+from forked import completed
+from program import Answer, environment, write_manifest
 
 from audio_batch.journal import Journal
 
 STATUS = re.compile(r"GPU (\d+): (\d+)/(\d+) tasks")
 
 
-def run(folder: Path, stub: dict[str, str], *arguments: object) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, stub: dict[str, str], *arguments: object) -> Answer:
     keys = ("LD_LIBRARY_PATH", "STUB_NVML", "STUB_CUDA", "CUDA_VISIBLE_DEVICES")
     given = {key: value for key, value in stub.items() if key.startswith(keys) or "STUB" in key}
-    return subprocess.run(
-        command("run", "manifest.json", "--engine", "null", "-o", "out", *arguments),
-        cwd=folder,
-        env=environment(**given),
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    night = ("run", "manifest.json", "--engine", "null", "-o", "out", *arguments)
+    return completed(night, folder, environment(**given))
 
 
 def test_sixteen_threads_over_three_unequal_gpus_keep_their_caps(
@@ -46,10 +39,10 @@ def test_sixteen_threads_over_three_unequal_gpus_keep_their_caps(
         stub_nvml.environment(stub_dir, gpus),
         *("-t", "16", "--max-per-gpu", "3,2,1", "--model", "null:60", "-v"),
     )
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     seen = [
         (int(gpu), int(active), int(cap))
-        for line in done.stderr.splitlines()
+        for line in done.err.splitlines()
         for gpu, active, cap in STATUS.findall(line)
     ]
     assert {(gpu, cap) for gpu, _, cap in seen} == {(0, 3), (1, 2), (2, 1)}
@@ -65,12 +58,12 @@ def test_a_chosen_device_is_the_only_one_used(stub_dir: Path, tmp_path: Path) ->
     write_manifest(tmp_path, 4)
     stub = stub_nvml.environment(stub_dir, [stub_nvml.gpu(0), stub_nvml.gpu(1)])
     done = run(tmp_path, stub, "-d", "cuda:1", "--max-per-gpu", "2")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert list(summary["devices"]) == ["cuda:1"]
     missing = run(tmp_path, stub, "-d", "cuda:2", "--overwrite")
-    assert missing.returncode == 5
-    assert "cuda:2" in missing.stderr
+    assert missing.code == 5
+    assert "cuda:2" in missing.err
 
 
 @pytest.mark.slow
@@ -80,11 +73,11 @@ def test_a_gpu_that_disappears_costs_no_asset(stub_dir: Path, tmp_path: Path) ->
     done = run(
         tmp_path, stub_nvml.environment(stub_dir, gpus), "--model", "null:400", "--max-per-gpu", "2"
     )
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert summary["done"] == 40
     assert "cuda:1" in summary["devices_out"]
-    assert "taken out" in done.stderr
+    assert "taken out" in done.err
 
 
 def test_a_speech_engine_on_a_simulated_gpu_names_the_device_and_touches_nothing(
@@ -94,6 +87,6 @@ def test_a_speech_engine_on_a_simulated_gpu_names_the_device_and_touches_nothing
     write_manifest(tmp_path, 2)
     stub = stub_nvml.environment(stub_dir, [stub_nvml.gpu(0)])
     done = run(tmp_path, stub, "--engine", "faster-whisper", "--model", "demo")
-    assert done.returncode == 5, done.stderr
-    assert "No device can run the model" in done.stderr
+    assert done.code == 5, done.err
+    assert "No device can run the model" in done.err
     assert count_attempts(tmp_path / "out/.audio-batch/journal.sqlite3") == 0

@@ -276,10 +276,18 @@ class Azure(Cloud):
 
 
 class GoogleProxy(S3Proxy):
-    """Before Google's emulator, which answers with an object as it is now for any generation."""
+    """Before Google's emulator: what that leaves out of the service's documentation.
+
+    Attributes:
+        page: so many objects a page of a listing holds at most.
+    """
+
+    page = 1000
 
     def answer(self, asked: Asked) -> Answer:
-        """As the service does: 404 where the generation is not there any more."""
+        """404 where a generation is not there any more; listings in pages, from `startOffset`."""
+        if self.kind(asked) == "LIST":
+            return self._page(asked)
         wanted = asked.query.get("generation")
         if wanted and self.kind(asked) == "GET":
             look = asked.path.removeprefix("/download")
@@ -288,6 +296,20 @@ class GoogleProxy(S3Proxy):
             if found.status != 200 or [json.loads(found.body)["generation"]] != wanted:
                 return self.refusal(asked, Rule("error", status=404))
         return super().answer(asked)
+
+    def _page(self, asked: Asked) -> Answer:
+        found = super().answer(asked)
+        if found.status != 200 or not isinstance(found.body, bytes):
+            return found
+        said = {name: values[0] for name, values in asked.query.items()}
+        first = max(said.get("startOffset", ""), said.get("pageToken", ""))
+        items = json.loads(found.body).get("items", [])
+        rest = sorted((it for it in items if it["name"] >= first), key=lambda it: str(it["name"]))
+        size = min(self.page, int(said.get("maxResults", 1000)))
+        body: dict[str, object] = {"items": rest[:size]}
+        if len(rest) > size:
+            body["nextPageToken"] = rest[size]["name"]
+        return Answer(200, [("Content-Type", "application/json")], json.dumps(body).encode())
 
     def kind(self, asked: Asked) -> str:
         """GET, PUT, LOOK (at an object), LIST, BUCKET, or the method."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from program import Answer, write_tone
@@ -12,6 +13,7 @@ from program import Answer, write_tone
 from audio_batch.errors import SetupError
 from audio_batch.remote import stores
 from audio_batch.remote.access import Access
+from audio_batch.remote.azure import AzureStore, objects
 from stores.clouds import ACCOUNT, KEY, Azure
 
 pytestmark = pytest.mark.slow
@@ -43,7 +45,8 @@ def test_without_an_account_nothing_begins(cli: Cli, outside: Azure) -> None:
     assert outside.counts().total() == 0
 
 
-def test_without_a_sign_in_nothing_begins(cli: Cli, outside: Azure) -> None:
+@pytest.mark.usefixtures("outside")
+def test_without_a_sign_in_nothing_begins(cli: Cli) -> None:
     done = cli(
         "run", "manifest.json", *NULL, "-o", "out", env={"AZURE_STORAGE_ACCOUNT": "somebody"}
     )
@@ -56,12 +59,12 @@ def test_a_wrong_key_is_a_refusal(cli: Cli, tmp_path: Path, outside: Azure) -> N
     wrong = {NAMED: outside.connection.replace(KEY, "A" * 84 + "AA==")}
     done = cli("run", "manifest.json", *NULL, "-o", outside.url("out"), env=wrong)
     assert done.code == 5, done.err
-    assert "Nothing can be written to az://recordings/out: access is denied" in done.err
+    assert "az://recordings/out cannot be listed: access is denied" in done.err
     assert KEY not in done.err
     done = cli("run", "manifest.json", "--model", "demo", *NULL[2:-1], "s", "-o", "out", env=wrong)
     assert done.code == 3, done.err
     summary = json.loads((tmp_path / "out/summary.json").read_text())
-    assert [failure["error_kind"] for failure in summary["failures"]] == ["input_forbidden"]
+    assert [failure["kind"] for failure in summary["failures"]] == ["input_forbidden"]
 
 
 @pytest.mark.parametrize("scheme", ["az", "abfs", "abfss"])
@@ -76,8 +79,25 @@ def test_the_account_may_stand_in_the_url(
     done = cli("run", "manifest.json", "--model", "demo", *NULL[2:], "-o", f"{where}/out")
     assert done.code == 0, done.err
     assert azure.keys("out/") == ["out/a.json", "out/a.srt", "out/a.txt", "out/summary.json"]
-    assert json.loads(azure.get("out/a.json"))["source"]["uri"] == f"{where}/in/a.wav"
+    assert json.loads(azure.get("out/a.json"))["source"] == f"{where}/in/a.wav"
     assert cli("status", f"{where}/out", "--state-dir", "state").code == 0
+
+
+def test_many_are_listed_page_by_page(azure: Azure) -> None:
+    wanted = [azure.put(f"many/{n:03d} ü.wav", b"x" * n) for n in range(45)]
+    absent = [azure.url(f"many/{n:03d} ü.wav") for n in (45, 46)]
+
+    def files(uri: str) -> Any:
+        return stores.filesystem(uri, Access())
+
+    store = AzureStore(files, lambda old, uri: None, page=20)  # noqa: ARG005
+    found = store.look_at_many([*wanted, *absent])
+    assert azure.counts() == {"LIST": 3}
+    assert [found[url] for url in absent] == [None, None]
+    assert [found[url] for url in wanted] == [store.look(url) for url in wanted]
+    listed = dict(objects(files(azure.url()), "recordings/many", 20))
+    assert listed == {f"{n:03d} ü.wav": n for n in range(45)}
+    assert azure.counts()["LIST"] == 6
 
 
 def test_another_account_than_that_of_the_connection_is_refused(azure: Azure) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from program import PROJECT, Answer, command, environment, text_outputs, write_t
 from audio_batch.errors import AssetError, ErrorKind
 from audio_batch.journal import Journal
 from audio_batch.outcome import State
+from audio_batch.outputs import OutputPlace
 from audio_batch.remote import stores
 from audio_batch.remote.access import Access
 from audio_batch.remote.blobs import RANGE_BYTES
@@ -23,6 +25,7 @@ from audio_batch.remote.downloads import Patience, download
 from audio_batch.remote.failures import trouble
 from stores.clouds import Cloud
 from stores.faults import Rule
+from stores.servers import Asked
 
 pytestmark = pytest.mark.slow
 
@@ -66,8 +69,8 @@ def states(folder: Path) -> dict[str, State]:
 
 def reasons(folder: Path) -> dict[str, tuple[str, str]]:
     """Of what failed: its kind, and what the user is told."""
-    summary = json.loads((folder / "state/summary.json").read_text(encoding="utf-8"))
-    return {it["id"]: (it["error_kind"], it["message"]) for it in summary["failures"]}
+    summary = json.loads((folder / "out/summary.json").read_text(encoding="utf-8"))
+    return {it["id"]: (it["kind"], it["reason"]) for it in summary["failures"]}
 
 
 def looks(cloud: Cloud) -> int:
@@ -75,7 +78,7 @@ def looks(cloud: Cloud) -> int:
     return cloud.counts()["HEAD" if cloud.scheme == "az" else "LOOK"]
 
 
-def bring(cloud: Cloud, url: str, target: Path, planned: str, part_of: str = "") -> None:
+def bring(url: str, target: Path, planned: str, part_of: str = "") -> None:
     download(
         *(stores.store(url, Access()), url, target),
         planned=planned,
@@ -88,12 +91,12 @@ def bring(cloud: Cloud, url: str, target: Path, planned: str, part_of: str = "")
 
 def test_a_night_gives_what_a_local_one_gives(cli: Cli, tmp_path: Path, cloud: Cloud) -> None:
     audio = PROJECT / "examples/audio"
-    names = ("phone_number.wav", "dialogue.flac", "door_code.mp3")
+    names = ("phone_number.wav", "door_code.mp3")
     here = [{"id": name[:5], "path": str(audio / name)} for name in names]
     there = [{"id": name[:5], "uri": cloud.put(f"in/{name}", audio / name)} for name in names]
     for name, assets in (("here", here), ("there", there)):
         (tmp_path / f"{name}.json").write_text(json.dumps({"assets": assets}), encoding="utf-8")
-    flags = ("--model", "demo", "--diarize-model", "demo")
+    flags = ("--model", "demo", "--no-diarize")
     done = cli("run", "here.json", *flags, "-o", "out")
     assert done.code == 0, done.err
     done = cli("run", "there.json", *flags, "-o", cloud.url("out"), *STATE)
@@ -102,7 +105,7 @@ def test_a_night_gives_what_a_local_one_gives(cli: Cli, tmp_path: Path, cloud: C
     assert texts == text_outputs(tmp_path / "out")
     assert b"five five five zero" in texts["phone.txt"]
     done = cli("verify", cloud.url("out"), *STATE)
-    assert (done.code, "9 outputs" in done.out, "0 damaged" in done.out) == (0, True, True)
+    assert (done.code, "6 outputs" in done.err + done.out) == (0, True), done.err
 
 
 def test_a_night_and_what_it_asks(cli: Cli, tmp_path: Path, cloud: Cloud) -> None:
@@ -112,11 +115,10 @@ def test_a_night_and_what_it_asks(cli: Cli, tmp_path: Path, cloud: Cloud) -> Non
     done = cli(*flags)
     assert done.code == 0, done.err
     assert set(states(tmp_path).values()) == {State.DONE}
-    # Three outputs of each, the summary and the probe. The null engine fetches nothing.
+    # Three outputs of each, the summary and the probe; a look before the run and one to fetch.
     counts = cloud.counts()
-    assert (counts["PUT"], counts["LIST"], counts["GET"], looks(cloud)) == (
-        *(3 * count + 2, 1, 0, count),
-    )
+    assert (counts["PUT"], counts["LIST"]) == (3 * count + 2, 1)
+    assert (counts["GET"], looks(cloud)) == (count, 2 * count)
     first = cloud.objects("ü b/out/")
     cloud.proxy.trouble.clear()
     done = cli(*flags)
@@ -128,7 +130,8 @@ def test_a_night_and_what_it_asks(cli: Cli, tmp_path: Path, cloud: Cloud) -> Non
     cloud.proxy.trouble.clear()
     done = cli(*flags)
     assert f"{count} assets done" in done.err
-    assert (cloud.counts()["GET"], cloud.counts()["PUT"]) == (count, 1)
+    # Each JSON; and the summary that is there, for whose it is.
+    assert (cloud.counts()["GET"] - count in (0, 1), cloud.counts()["PUT"]) == (True, 1)
     again = cloud.objects("ü b/out/")
     del first["summary.json"], again["summary.json"]
     assert again == first
@@ -164,7 +167,7 @@ def test_a_kill_in_the_middle_is_survived(
         f"out/{name}" for name in {*names, "summary.json"}
     }
     done = cli("verify", cloud.url("out"), *STATE)
-    assert (done.code, "0 damaged" in done.out) == (0, True), done.out
+    assert (done.code, " 0 damaged" in done.err + done.out) == (0, True), done.err
 
 
 def test_a_download_goes_on_where_it_was(tmp_path: Path, cloud: Cloud) -> None:
@@ -174,7 +177,7 @@ def test_a_download_goes_on_where_it_was(tmp_path: Path, cloud: Cloud) -> None:
     assert (seen.size_bytes, seen.md5 is not None) == (len(data), True)
     target.write_bytes(data[:RANGE_BYTES])
     cloud.proxy.trouble.clear()
-    bring(cloud, url, target, seen.identity, seen.identity)
+    bring(url, target, seen.identity, seen.identity)
     assert target.read_bytes() == data
     assert (looks(cloud), cloud.counts()["GET"]) == (1, 2)
     assert cloud.proxy.trouble.seen[-1].range.startswith(f"bytes={RANGE_BYTES * 2}-") or (
@@ -183,7 +186,7 @@ def test_a_download_goes_on_where_it_was(tmp_path: Path, cloud: Cloud) -> None:
     for fault in ("truncated", "error", "reset"):
         cloud.proxy.rule(Rule(fault, kind="GET", after=1, times=2))  # type: ignore[arg-type]
         target.unlink()
-        bring(cloud, url, target, seen.identity)
+        bring(url, target, seen.identity)
         assert target.read_bytes() == data, fault
 
 
@@ -197,12 +200,12 @@ def test_of_what_changes_meanwhile_no_two_are_put_together(tmp_path: Path, cloud
             cloud.put("in/a.wav", new)
     assert (len(chunks), trouble(caught.value).kind) == (1, ErrorKind.INPUT_CHANGED)
     with pytest.raises(AssetError) as failed:
-        bring(cloud, url, tmp_path / "part", body.seen.identity)
+        bring(url, tmp_path / "part", body.seen.identity)
     assert failed.value.kind is ErrorKind.INPUT_CHANGED
     # A beginning of the old is dropped.
     (tmp_path / "part").write_bytes(old[:5000])
     seen = store.look(url)
-    bring(cloud, url, tmp_path / "part", seen.identity, body.seen.identity)
+    bring(url, tmp_path / "part", seen.identity, body.seen.identity)
     assert (tmp_path / "part").read_bytes() == new
 
 
@@ -220,10 +223,35 @@ def test_what_is_damaged_on_its_way_is_not_taken(tmp_path: Path, cloud: Cloud) -
     cloud.proxy.answer = damaging  # type: ignore[method-assign]
     try:
         with pytest.raises(AssetError, match="not what the store says") as caught:
-            bring(cloud, url, tmp_path / "part", seen.identity)
+            bring(url, tmp_path / "part", seen.identity)
     finally:
         cloud.proxy.answer = answer  # type: ignore[method-assign]
     assert (caught.value.kind, caught.value.transient) == (ErrorKind.NETWORK, True)
+
+
+@pytest.mark.parametrize("fault", ["error", "reset", "lost"])
+def test_what_passes_is_outlasted(cloud: Cloud, fault: Any) -> None:
+    outputs = OutputPlace(cloud.url("out"), Access()).open()
+    cloud.proxy.rule(Rule(fault, kind="PUT", times=1))
+    outputs.publish(PurePosixPath("a.txt"), b"12345", format_name="txt")
+    assert cloud.objects("out/") == {"a.txt": b"12345"}
+    assert cloud.counts() == {"PUT": 2}
+
+
+def test_what_a_store_did_not_keep_whole_is_not_published(cloud: Cloud) -> None:
+    answer = cloud.proxy.answer
+
+    def damaging(asked: Asked) -> Any:
+        return answer(dataclasses.replace(asked, body=asked.body.replace(b"12345", b"12346")))
+
+    outputs = OutputPlace(cloud.url("out"), Access()).open()
+    cloud.proxy.answer = damaging  # type: ignore[method-assign]
+    try:
+        with pytest.raises(AssetError, match="other bytes than were sent") as caught:
+            outputs.publish(PurePosixPath("a.txt"), b"12345", format_name="txt")
+    finally:
+        cloud.proxy.answer = answer  # type: ignore[method-assign]
+    assert (caught.value.kind, caught.value.transient) == (ErrorKind.OUTPUT, True)
 
 
 def test_what_is_missing_or_forbidden_fails_at_once(cli: Cli, tmp_path: Path, cloud: Cloud) -> None:
@@ -257,17 +285,18 @@ def test_outputs_that_cannot_be_written_end_the_run(cli: Cli, tmp_path: Path, cl
     place = f"{cloud.scheme}://no-such-place/out"
     done = cli("run", "manifest.json", *NULL, "-o", place)
     assert done.code == 5, done.err
-    assert f"Nothing can be written to {place}: there is no such" in done.err
+    assert f"{place} cannot be listed: there is no such" in done.err
     cloud.proxy.rule(Rule("error", kind="PUT", status=403))
     done = cli("run", "manifest.json", "-o", cloud.url("out"), *NULL[:-1], "other")
     assert done.code == 5, done.err
     assert "access is denied. See to the credentials" in " ".join(done.err.split())
-    assert cloud.counts()["PUT"] == 2  # one to no such place, one that is refused
+    assert "Nothing can be written to" in done.err
+    assert cloud.counts()["PUT"] == 1
 
 
 def test_the_doctor_says_who_a_run_would_be(cli: Cli, tmp_path: Path, cloud: Cloud) -> None:
     stored(cloud, tmp_path, 1)
-    done = cli("doctor", "manifest.json", "-o", cloud.url("out"), "--json", *STATE)
+    done = cli("doctor", "manifest.json", "-o", cloud.url("out"), "--json")
     found = [it for it in json.loads(done.out)["checks"] if it["name"] in ("stores", "clouds")]
     assert {it["status"] for it in found} == {"ok"}
     by = "a connection string" if cloud.scheme == "az" else "the emulator"

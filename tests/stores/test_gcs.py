@@ -10,6 +10,7 @@ import pytest
 from program import Answer, write_tone
 
 from audio_batch.errors import ErrorKind
+from audio_batch.outputs import OutputPlace
 from audio_batch.remote import stores
 from audio_batch.remote.access import Access
 from audio_batch.remote.failures import trouble
@@ -32,6 +33,21 @@ def test_a_refusal_is_no_trouble_of_the_network(google: Google) -> None:
     found = trouble(caught.value)
     assert (found.kind, found.passing) == (ErrorKind.INPUT_FORBIDDEN, False)
     assert google.counts() == {"LOOK": 1}
+
+
+def test_many_are_listed_page_by_page(google: Google, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = [google.put(f"many/{n:03d} ü.wav", b"x" * n) for n in range(10, 55)]
+    google.put("many/001 before.wav", b"x")
+    absent = [google.url(f"many/{n:03d} ü.wav") for n in (55, 56)]
+    monkeypatch.setattr(google.proxy, "page", 20)
+    store = stores.store(google.url(), Access())
+    found = store.look_at_many([*wanted, *absent])
+    assert google.counts() == {"LIST": 3}
+    assert [found[url] for url in absent] == [None, None]
+    assert [found[url] for url in wanted] == [store.look(url) for url in wanted]
+    outputs = OutputPlace(google.url("many"), Access()).open()
+    assert [outputs.size_bytes(f"{n:03d} ü.wav") for n in (10, 54, 55)] == [10, 54, None]
+    assert google.counts()["LIST"] == 6
 
 
 def test_nobody_is_told_to_sign_in(google: Google) -> None:

@@ -50,7 +50,9 @@ def test_where_recordings_lie_decides_no_word(
 
 
 @pytest.mark.slow
-def test_a_sign_in_that_ends_at_night_costs_no_asset(s3: S3, tmp_path: Path) -> None:
+@pytest.mark.parametrize("wait", ["1h", "0"])
+def test_a_sign_in_that_ends_at_night_costs_no_asset(s3: S3, tmp_path: Path, wait: str) -> None:
+    """Somebody signs in again while the run waits, or, where it does not, before the next one."""
     with IdentityCenter() as center:
         place = Place.with_tones(tmp_path, s3, 12)
         local = place.here("here", *trials.NULL)
@@ -59,14 +61,25 @@ def test_a_sign_in_that_ends_at_night_costs_no_asset(s3: S3, tmp_path: Path) -> 
         place.home.sso()
         place.home.token("access-1", ends_in_s=7200)
         center.good = {"access-1"}
-        night = place.in_s3("night", "--model", "null:300", *trials.NULL)
+        night = place.in_s3("night", "--model", "null:300", "--outage-wait", wait, *trials.NULL)
 
         def withdrawn() -> bool:
-            if nights.puts_of(s3, "out-night/tone") >= 6:
+            if "access-1" in center.good and nights.puts_of(s3, "out-night/tone") >= 6:
                 center.good.clear()
                 s3.trouble.expired.update(center.given)
+            if not center.good and "lets nobody in" in night.said():
+                sign_in()
             return False
 
+        def sign_in() -> None:
+            place.home.token("access-2", ends_in_s=7200)
+            center.good = {"access-2"}
+
+        if wait != "0":
+            assert night.run(until=withdrawn) == 0
+            assert {entry.attempts for entry in night.journal().values()} == {1}
+            assert nights.differences(place.outputs(local), place.outputs(night)) == []
+            return
         assert night.run(until=withdrawn) == 3
         assert 2 <= len([e for e in night.journal().values() if e.state == "done"]) < 12
         assert {e.error_kind for e in night.journal().values()} <= {
@@ -74,7 +87,6 @@ def test_a_sign_in_that_ends_at_night_costs_no_asset(s3: S3, tmp_path: Path) -> 
             ErrorKind.INPUT_FORBIDDEN,
             ErrorKind.OUTPUT,
         }
-        place.home.token("access-2", ends_in_s=7200)
-        center.good = {"access-2"}
+        sign_in()
         assert night.run() == 0
         assert nights.differences(place.outputs(local), place.outputs(night)) == []

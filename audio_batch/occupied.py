@@ -1,0 +1,279 @@
+"""What stands already under the names that a run is about to write: whose it is.
+
+An output name may hold another asset's transcript, which another manifest, shard or machine has
+published, or a file that no run has made. Neither is written over: the name of the first counts as
+taken, so that the asset gets one with a hash; the second ends the run before its first asset.
+Whose a transcript is stands in its JSON; whose a text is, in the journal or in the JSON beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from audio_batch.errors import AssetError, SetupError
+from audio_batch.formats import FORMATS
+from audio_batch.journal import Journal, JournalEntry
+from audio_batch.outcome import State
+from audio_batch.output_folder import OutputFolder
+from audio_batch.outputs import Outputs, intact
+from audio_batch.shards import states
+
+_JSON = FORMATS["json"].suffix
+
+_BEGINS = re.compile(rb'\s*\{\s*"schema_version": \d+,\s*"asset_id": ("(?:[^"\\]|\\.)*")')
+"""How a canonical JSON begins, also one that was cut off."""
+
+_PROGRAM = b'"program": "audio-batch '
+"""What a summary begins with."""
+
+_MOST = 10_000
+"""Strangers that are remembered; the first few are told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An asset that is to be published: under which name, in which formats.
+
+    `entry` is its row in the journal, if it has one.
+    """
+
+    asset_id: str
+    output_name: str
+    formats: Sequence[str]
+    entry: JournalEntry | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stranger:
+    """A file under a name that is to be written, of which nothing says that it is a run's."""
+
+    asset_id: str
+    output_name: str
+    path: str
+
+
+class Occupied:
+    """Looks at what stands under names that are to be written. One thread.
+
+    Args:
+        asked: formats that earlier runs have written here.
+        ids: of all assets of the manifest.
+
+    Attributes:
+        taken: names that hold transcripts of assets which are not of the manifest.
+        anything_there: whether there was anything to be looked at.
+        strangers: the first files that are nobody's, in the order in which they were met.
+    """
+
+    def __init__(
+        self, outputs: Outputs, asked: Collection[str], ids: Callable[[], Iterable[str]]
+    ) -> None:
+        self._outputs = outputs
+        self._asked = asked
+        self._ids = ids
+        self._known: set[int] | None = None
+        self._is_empty: bool | None = None
+        self._owners: dict[str, str | None] = {}
+        self.anything_there = False
+        self.taken: set[str] = set()
+        self.strangers: list[Stranger] = []
+
+    def told(self, folder: OutputFolder) -> list[str]:
+        """The paths of strangers, below the folder, that no other part's journal knows, and that
+        the store does not say to be ours.
+
+        Raises:
+            SetupError: a journal is damaged, or the store does not answer.
+        """
+        paths = [one.path for one in unowned_by_parts(folder, self.strangers)]
+        if self._outputs.at_once == 1 or not paths:
+            return paths
+        try:
+            with ThreadPoolExecutor(self._outputs.at_once, "Occupied") as threads:
+                marked = list(threads.map(self._outputs.is_marked, paths))
+        except AssetError as error:
+            raise SetupError(error.message, remedy=error.remedy) from error
+        return [path for path, is_ours in zip(paths, marked, strict=True) if not is_ours]
+
+    def is_there(self, output_name: str) -> bool:
+        """Whether anything stands under a name, in any format.
+
+        Raises:
+            SetupError: the store does not answer.
+        """
+        if self._is_empty is None:
+            self._is_empty = self._outputs.is_empty()
+        return not self._is_empty and self._outputs.has_any(output_name)
+
+    def note(self, output_name: str, data: bytes) -> None:
+        """Remember whose a JSON is that somebody has read. Any thread."""
+        self._owners[output_name] = owner_of(data)
+
+    def look(self, claims: Iterable[Claim]) -> None:
+        """Look at what stands under some names; `taken` and `strangers` grow.
+
+        Raises:
+            SetupError: the store does not answer.
+        """
+        there = [claim for claim in claims if self.is_there(claim.output_name)]
+        self.anything_there = self.anything_there or bool(there)
+        unknown = [claim.output_name for claim in there if self._is_to_be_read(claim)]
+        for name, data in self._read(unknown):
+            self._owners[name] = data if data is None else owner_of(data)
+        for claim in there:
+            self._judge(claim)
+
+    def _is_to_be_read(self, claim: Claim) -> bool:
+        name = claim.output_name
+        if name in self._owners or not self._outputs.size_bytes(f"{name}{_JSON}"):
+            return False  # an empty file is all that a power failure may leave of ours
+        return not self._stands_as_journalled(claim)
+
+    def _stands_as_journalled(self, claim: Claim) -> bool:
+        path = f"{claim.output_name}{_JSON}"
+        listed = claim.entry.outputs if claim.entry is not None else ()
+        return any(file.path == path and intact(self._outputs, file) for file in listed)
+
+    def _read(self, names: Sequence[str]) -> Iterator[tuple[str, bytes | None]]:
+        if self._outputs.at_once == 1 or len(names) < 2:
+            yield from zip(names, map(self._data, names), strict=True)
+            return
+        with ThreadPoolExecutor(self._outputs.at_once, "Occupied") as threads:
+            yield from zip(names, threads.map(self._data, names), strict=True)
+
+    def _data(self, name: str) -> bytes | None:
+        try:
+            return self._outputs.read(PurePosixPath(f"{name}{_JSON}"))
+        except OSError:
+            return None
+        except AssetError as error:
+            raise SetupError(error.message, remedy=error.remedy) from error
+
+    def _judge(self, claim: Claim) -> None:
+        name = claim.output_name
+        size = self._outputs.size_bytes(f"{name}{_JSON}")
+        # A transcript whose owner is to be had under this name, or an asset of this manifest that
+        # has another by now.
+        ours = size == 0
+        if size and not self._stands_as_journalled(claim):
+            owner = self._owners.get(name)
+            if owner is None:
+                if not self._is_vouched_for(claim, "json", f"{name}{_JSON}", ours):
+                    self._meet(claim, "json")
+                    return
+            elif owner != claim.asset_id and not self._is_of_manifest(owner):
+                self.taken.add(name)
+                return
+        ours = ours or bool(size)
+        for format_name in claim.formats:
+            path = f"{name}{FORMATS[format_name].suffix}"
+            if (
+                format_name != "json"
+                and not self._is_vouched_for(claim, format_name, path, ours)
+                and self._outputs.size_bytes(path)
+            ):
+                self._meet(claim, format_name)
+
+    def _is_vouched_for(self, claim: Claim, format_name: str, path: str, ours: bool) -> bool:
+        if claim.entry is None:
+            return ours
+        if ours and claim.entry.started_at is None:
+            return True  # taken over: what else was written then nobody knows
+        was_asked = format_name == "json" or format_name in self._asked
+        if ours and was_asked:
+            return True  # also where the row has another name by now
+        return is_of_row(claim.entry, claim.output_name, path, was_asked)
+
+    def _is_of_manifest(self, asset_id: str) -> bool:
+        if self._known is None:
+            self._known = set(map(hash, self._ids()))
+        return hash(asset_id) in self._known
+
+    def _meet(self, claim: Claim, format_name: str) -> None:
+        if len(self.strangers) < _MOST:
+            path = f"{claim.output_name}{FORMATS[format_name].suffix}"
+            self.strangers.append(Stranger(claim.asset_id, claim.output_name, path))
+
+
+def is_of_row(entry: JournalEntry, output_name: str, path: str, was_asked: bool) -> bool:
+    """Whether a row vouches for a text: it lists it, or an attempt under its name may have left it.
+
+    Args:
+        was_asked: runs of that journal have written this format.
+    """
+    if any(file.path == path for file in entry.outputs):
+        return True
+    # As `plan.rendering_of` has it.
+    name = entry.rendering.partition("|")[0].partition(":")[2]
+    return name == output_name and (was_asked or entry.state is not State.DONE)
+
+
+def owner_of(data: bytes) -> str | None:
+    """The id of the asset whose transcript a JSON is, whole or not; None where it is none."""
+    try:
+        if found := _BEGINS.match(data):
+            body: Any = {"asset_id": json.loads(found[1]), "segments": []}
+        else:
+            body = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(body, dict) or not isinstance(body.get("segments"), list):
+        return None
+    asset_id = body.get("asset_id")
+    return asset_id if isinstance(asset_id, str) else None
+
+
+def unowned_by_parts(folder: OutputFolder, strangers: Sequence[Stranger]) -> list[Stranger]:
+    """Strangers without those that other journals of the folder know: the whole's, other parts'.
+
+    Raises:
+        SetupError: one of these is damaged.
+    """
+    left = list(strangers)
+    for _, state in states(folder.whole):
+        if not left or state == folder.state:
+            continue
+        journal = Journal(state / "journal.sqlite3", read_only=True)
+        try:
+            written = journal.formats.written()
+            rows = {
+                entry.asset_id: entry
+                for entry in journal.lookup.entries({one.asset_id for one in left})
+            }
+        finally:
+            journal.close()
+        left = [one for one in left if not _knows(rows.get(one.asset_id), one, written)]
+    return left
+
+
+def _knows(entry: JournalEntry | None, one: Stranger, written: Collection[str]) -> bool:
+    if entry is None:
+        return False
+    was_asked = any(one.path == f"{one.output_name}{FORMATS[name].suffix}" for name in written)
+    return is_of_row(entry, one.output_name, one.path, was_asked)
+
+
+def summary_of_others(folder: OutputFolder, outputs: Outputs, *, has_run: bool) -> list[str]:
+    """The summary's name, where a file of it is there that no run has written.
+
+    Args:
+        has_run: whether the folder's journal knows of a run; then it is ours.
+
+    Raises:
+        SetupError: the store does not answer.
+    """
+    name = folder.summary_path.name
+    if has_run or not outputs.size_bytes(name):
+        return []
+    try:
+        return [] if _PROGRAM in outputs.read(PurePosixPath(name))[:1000] else [name]
+    except OSError:
+        return [name]
+    except AssetError as error:
+        raise SetupError(error.message, remedy=error.remedy) from error

@@ -1,0 +1,154 @@
+"""Devices that join a run, or come back to it. The runner is real, the work is made up."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from loaders import Loading
+from test_runner import OPTIONS, done, failed, planned
+
+from audio_batch import events
+from audio_batch.arrivals import Arrival
+from audio_batch.errors import SetupError
+from audio_batch.feeding import ListFeed
+from audio_batch.gpu.balancer import Balancer
+from audio_batch.gpu.capacity import later_max_per_gpu, parse_max_per_gpu
+from audio_batch.gpu.devices import Device
+from audio_batch.journal import Journal
+from audio_batch.outcome import Outcome, RunResult
+from audio_batch.pipeline import Job
+from audio_batch.pools import ThreadPool
+from audio_batch.runner import Runner
+from audio_batch.wiring import Means
+
+A, B = (Device(f"ray:{n}/cpu", "cpu", None, "ray:cpu:1", "1 core", None, n) for n in "ab")
+
+
+@dataclass
+class Offers:
+    """A lookout that offers the same devices again and again once they are `up`."""
+
+    arrivals: Sequence[Arrival]
+    is_lost: bool = False
+    up: threading.Event = field(default_factory=threading.Event)
+    over: threading.Event = field(default_factory=threading.Event)
+    taken_in: list[str] = field(default_factory=list)
+    asked: int = 0
+
+    def begin(self, found: Callable[[Sequence[Arrival]], None], _left: Callable[[], int]) -> None:
+        def offer() -> None:
+            self.up.wait(30)
+            while not self.over.wait(0.01):
+                found(self.arrivals)
+
+        threading.Thread(target=offer, daemon=True).start()
+
+    def taken(self, arrival: Arrival) -> None:
+        self.taken_in.append(arrival.device.id)
+
+    def expects(self) -> bool:
+        self.asked += 1
+        if self.asked > 2:  # the run waits, tick after tick
+            self.up.set()
+        return self.is_lost
+
+    def close(self) -> None:
+        self.over.set()
+
+
+def run(
+    folder: Path, count: int, work: Callable[[Job], Outcome], offers: Offers
+) -> tuple[RunResult, list[events.Event]]:
+    told: list[events.Event] = []
+    balancer = Balancer([A], {A.id: 1})
+    journal = Journal(folder / "journal.sqlite3")
+    try:
+        means = Means(
+            options=OPTIONS,
+            journal=journal,
+            run_id=journal.begin_run(version="0", request={}),
+            balancer=balancer,
+            pool=lambda _tell, _died: ThreadPool(work, 3),
+            loader=lambda _pool: Loading(lambda _device, _needed: ()),
+            emit=told.append,
+            lookout=offers,
+            take=lambda arrival: balancer.add(arrival.device, arrival.slots),
+        )
+        return Runner(means).run(ListFeed(planned(count))), told
+    finally:
+        journal.close()
+
+
+def joined(told: list[events.Event]) -> list[str]:
+    return [event.device for event in told if isinstance(event, events.DeviceJoined)]
+
+
+def test_a_device_that_joins_works_and_joins_once(tmp_path: Path) -> None:
+    offers = Offers([Arrival(B, 2)])
+    together, seen = threading.Barrier(2), set[str]()
+
+    def work(job: Job) -> Outcome:
+        if job.device == B.id and len(seen) < 2:
+            seen.add(job.asset.id)
+            together.wait(30)  # two at a time
+        offers.up.set()
+        if not seen:
+            threading.Event().wait(0.02)
+        return done(job)
+
+    result, told = run(tmp_path, 200, work, offers)
+    assert result.done == 200
+    assert joined(told) == offers.taken_in == [B.id]
+    assert len(seen) == 2
+    assert offers.over.is_set()
+
+
+def test_a_run_without_a_device_waits_for_one_that_is_lost_and_takes_it_anew(
+    tmp_path: Path,
+) -> None:
+    offers = Offers([Arrival(A, 1)], is_lost=True)
+
+    def work(job: Job) -> Outcome:
+        return done(job) if offers.taken_in else failed(job, device=True)
+
+    result, told = run(tmp_path, 5, work, offers)
+    assert (result.done, result.not_begun) == (5, 0)
+    assert joined(told) == [A.id]
+    assert sum(isinstance(event, events.DeviceOut) for event in told) == 1
+    assert not result.devices_out, "it is back"
+    waits = [e.text for e in told if isinstance(e, events.Notice) and "waits up to" in e.text]
+    assert len(waits) == 1
+
+
+def test_a_run_whose_device_failed_by_itself_waits_for_nobody(tmp_path: Path) -> None:
+    offers = Offers([Arrival(B, 1)])
+    with pytest.raises(SetupError, match="No device is left"):
+        run(tmp_path, 5, lambda job: failed(job, device=True), offers)
+    assert not offers.taken_in
+
+
+def test_a_device_that_was_out_begins_anew_in_the_balancer() -> None:
+    balancer = Balancer([A], {A.id: 1})
+    lease = balancer.try_lease()
+    assert lease is not None
+    balancer.take_out(A.id, "its node has gone")
+    balancer.add(A, 2)
+    (load,) = balancer.loads()
+    assert (load.out_reason, load.held, load.active, load.maximum) == (None, True, 1, 2)
+    balancer.resume(A.id)
+    assert balancer.try_lease() is not None
+    assert balancer.try_lease() is None
+    lease.release()
+    assert balancer.try_lease() is not None
+    with pytest.raises(ValueError, match="at least 1"):
+        balancer.add(B, 0)
+
+
+@pytest.mark.parametrize(("text", "cap"), [("5", 5), ("2,1", 1)])
+def test_a_device_that_joins_later_has_the_last_cap(text: str, cap: int) -> None:
+    devices = [A, B][: text.count(",") + 1]
+    assert list(parse_max_per_gpu(text, devices).values())[-1] == later_max_per_gpu(text) == cap
