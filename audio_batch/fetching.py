@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from audio_batch.asset import Asset
 from audio_batch.errors import AssetError
 from audio_batch.remote import looks, urls
+from audio_batch.remote.buckets import Buckets
 from audio_batch.remote.downloads import Patience
 from audio_batch.remote.inputs import InputPlace, PlacedInputs
 from audio_batch.sightings import Sightings
@@ -34,6 +35,8 @@ class Fetching:
         self.place = place
         self.spares: Callable[[str], bool] = lambda _uri: False
         """Whether a URI's store is not to be asked for now, since it is away. Any thread."""
+        self.buckets = Buckets(place.access)
+        """Those of what was looked at. For the thread that looks."""
         self._inputs = PlacedInputs(place, patience)
         self._seen = Sightings()
         self._line: deque[Asset] = deque()
@@ -60,9 +63,15 @@ class Fetching:
         self._inputs.cache()
         known = [self._remembered(asset) for asset in assets]
         looked = looks.look_at(known, self.place.access, spares=self.spares)
-        for asset, before in zip(looked, known, strict=True):
-            if before.seen is None and asset.seen is not None:
-                self._seen.keep(asset, asset.seen)
+        new = [
+            asset
+            for asset, before in zip(looked, known, strict=True)
+            if before.seen is None and asset.seen is not None
+        ]
+        for asset in new:
+            assert asset.seen is not None
+            self._seen.keep(asset, asset.seen)
+        self.buckets.note(new)
         return looked
 
     def _remembered(self, asset: Asset) -> Asset:

@@ -77,11 +77,17 @@ class Pacing:
                     speed,
                     stage_per_audio_s={stage: s / audio for stage, (s, audio) in stages if audio},
                     device_name=device.name,
-                    model_name=self.lineup.model.name,
+                    model_name=self._model_name,
                 )
                 found.append(learnt)
         if found:
             self.file.keep(*found)
+
+    @property
+    def _model_name(self) -> str:
+        """What is heard with, for people; another engine does without the model."""
+        engine = self.options.engine
+        return self.lineup.model.name if engine == DEFAULT_ENGINE else engine
 
     @property
     def _devices(self) -> tuple[Device, ...]:

@@ -14,6 +14,7 @@ from audio_batch.occupied import Claim, Occupied, summary_of_others
 from audio_batch.outputs import Outputs, intact
 from audio_batch.plan import Planned
 from audio_batch.recovery import Recovery
+from audio_batch.remote import buckets
 from audio_batch.todo import Planner, Todo, names_of_others
 
 
@@ -21,7 +22,8 @@ def todo_of(night: Night) -> Todo:
     """Look at every chosen asset, its outputs, and what the journal knows of it.
 
     Raises:
-        SetupError: a store does not answer, or a journal is damaged.
+        SetupError: a store does not answer, a recording's bucket is not there, or a journal is
+            damaged.
     """
     outputs = night.folder.place.open()
     written = night.journal.formats.written()
@@ -36,6 +38,8 @@ def todo_of(night: Night) -> Todo:
         # Names that nobody could know of are another's: those who want them get others.
         taken |= occupied.taken
         occupied.strangers.clear()
+    if len(todo):
+        _require_buckets(night)
     todo.recovered = recovery.count
     todo.anything_there = occupied.anything_there
     if not night.options.overwrite:
@@ -47,6 +51,20 @@ def todo_of(night: Night) -> Todo:
             f"{recovery.count} assets done."
         )
     return todo
+
+
+def _require_buckets(night: Night) -> None:
+    """See that the buckets of remote recordings are there.
+
+    Raises:
+        SetupError: one is not; with --allow-missing: none of those that hold all of the recordings.
+    """
+    gone = night.fetching.buckets.gone()
+    if not gone:
+        return
+    if not night.settings.allow_missing or sum(gone.values()) >= len(night.assets):
+        raise buckets.refusal(list(gone))
+    night.interface.notice(buckets.told(list(gone)), warning=True)
 
 
 def _planned(

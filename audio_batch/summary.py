@@ -291,8 +291,10 @@ def line(summary: Summary) -> str:
     """The run's end in a line, for logs."""
     failed = summary.failed + summary.failed_before
     suspect = f"{summary.suspects} suspect, " if summary.suspects else ""
+    again = f"{summary.rendered} written again, " if summary.rendered else ""
+    now = summary.done - summary.rendered
     return (
-        f"Finished with exit code {summary.exit_code}: {summary.done} done now, "
+        f"Finished with exit code {summary.exit_code}: {now} done now, {again}"
         f"{summary.done_before} before, {failed} failed, {suspect}{summary.not_done} not done; "
         f"{clock(summary.audio_s)} of audio in {clock(summary.wall_s)}{_why(summary)}"
     )

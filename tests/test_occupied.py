@@ -15,6 +15,7 @@ from stores.s3 import S3
 from audio_batch.occupied import owner_of
 from audio_batch.storage import STATE_FOLDER
 
+slow = pytest.mark.slow
 FLAGS = ("--engine", "null", "--isolation", "thread", "-y")
 
 
@@ -44,7 +45,7 @@ def owners(out: Path) -> dict[str, str]:
     ("first", "second"),
     [
         (("--shard", "1/2"), ("--shard", "2/2")),
-        (("--state-dir", "state-1"), ("--state-dir", "state-2")),
+        pytest.param(("--state-dir", "state-1"), ("--state-dir", "state-2"), marks=slow),
     ],
 )
 def test_an_asset_of_another_manifest_keeps_its_transcript(
@@ -60,7 +61,7 @@ def test_an_asset_of_another_manifest_keeps_its_transcript(
     found = owners(tmp_path / "out")
     assert sorted(found.values()) == ["a0", "b1"]
     assert found["Interview.json"] == "a0"
-    for name, flags in ((one, first), (two, second), (two, (*second, "--overwrite"))):
+    for name, flags in ((one, first), (two, (*second, "--overwrite"))):
         go(tmp_path, name, *by_name, *flags)
         assert owners(tmp_path / "out") == found
     assert (tmp_path / "out/Interview.json").read_bytes() == before
@@ -91,7 +92,15 @@ def test_a_reference_is_never_written_over(tmp_path: Path) -> None:
     go(tmp_path, name, "-o", ".", "-f", "srt")
 
 
-@pytest.mark.parametrize("theirs", ["talk.txt", "talk.json", "summary.json", "sub/deep.json"])
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        "talk.txt",
+        pytest.param("talk.json", marks=slow),
+        pytest.param("summary.json", marks=slow),
+        pytest.param("sub/deep.json", marks=slow),
+    ],
+)
 def test_a_file_that_no_run_has_written_ends_the_run_before_it_begins(
     tmp_path: Path, theirs: str
 ) -> None:
@@ -115,7 +124,7 @@ def test_a_file_that_no_run_has_written_ends_the_run_before_it_begins(
 def test_what_runs_and_exports_have_written_is_written_again(tmp_path: Path) -> None:
     name = manifest(tmp_path, "m.json", {"id": "talk"})
     rest = (name, "-o", "out")
-    for formats in ("txt", "srt", "txt", "all", "srt"):
+    for formats in ("txt", "srt", "txt"):
         go(tmp_path, *rest, "-f", formats)
     for template in ("of-{id}", "{id}"):
         go(tmp_path, *rest, "--output-template", template)
@@ -136,7 +145,7 @@ def test_what_runs_and_exports_have_written_is_written_again(tmp_path: Path) -> 
     assert (tmp_path / "out/talk.lrc").read_text() == "A person's."
 
 
-@pytest.mark.parametrize("by", ["itself", "a part"])
+@pytest.mark.parametrize("by", [pytest.param("itself", marks=slow), "a part"])
 def test_what_a_killed_publication_left_is_written_again(tmp_path: Path, by: str) -> None:
     name = manifest(tmp_path, "m.json", {"id": "talk", "formats": ["lrc"]})
     rest = (name, "-o", "out")

@@ -180,7 +180,7 @@ def test_very_short_speech_has_turns_and_no_embedding(
     found = run(diarizer, dialogue[16_000:24_000], SpeakerLimits(num_speakers=3))
     assert found.turns[-1].end_s <= 0.5
     assert [s.embedding for s in found.speakers] == [None]
-    assert found.notes == ("only 1 voices found, 3 asked for",)
+    assert found.notes == ("only 1 voice found, 3 asked for",)
 
 
 def test_samples_that_are_no_numbers_or_beyond_scale_hide_no_speech(

@@ -263,3 +263,32 @@ def test_what_a_run_may_not_or_cannot_do_is_told_before_it(
     assert small.code == 3
     assert summary_of(tmp_path / "out")["failures"][0]["kind"] == "media_limit"
     assert "--max-download" in small.err
+
+
+def test_a_bucket_that_is_not_there_is_no_recordings_failure(
+    cli: Cli, tmp_path: Path, s3: S3, tones: list[Path]
+) -> None:
+    """The doctor looks at some of each bucket; the run asks once more where all are missing."""
+    nowhere = [f"s3://no-such-bucket/{number}.wav" for number in range(3)]
+    manifest = manifest_of(tmp_path, nowhere)
+    flags = (*NULL, "-o", "out", "--s3-endpoint", s3.endpoint, "--no-diarize")
+    doctor = cli("doctor", manifest, *flags, "--until", "06:00")
+    assert doctor.code == 5
+    assert "There is no bucket or container s3://no-such-bucket." in doctor.out
+    for forgiving in ((), ("--allow-missing",)):
+        answer = cli("run", manifest, *flags, *forgiving)
+        assert answer.code == 5, answer.err
+        assert "There is no bucket or container s3://no-such-bucket." in answer.err
+    assert not (tmp_path / "out/summary.json").exists(), "nothing was begun"
+
+    here = [s3.put(f"calls/{path.name}", path) for path in tones]
+    manifest = manifest_of(tmp_path, [*here, nowhere[0], s3.url("calls/nothing.wav")])
+    doctor = cli("doctor", manifest, *flags, "--allow-missing")
+    assert doctor.code == 0, doctor.out
+    assert "There is no bucket" in doctor.out
+    assert "6 of 6 remote recordings were looked at, 1 cannot be fetched: s3://" in doctor.out
+    answer = cli("run", manifest, *flags)
+    assert answer.code == 5, answer.err
+    answer = cli("run", manifest, *flags, "--allow-missing")
+    assert answer.code == 3, answer.err
+    assert (summary_of(tmp_path / "out")["done"], summary_of(tmp_path / "out")["failed"]) == (4, 2)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import sqlite3
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import filelock
 from program import Answer, command, environment, write_manifest
 
-from audio_batch.folder_lock import is_held
+from audio_batch.folder_lock import LOCK, is_held
 from audio_batch.journal import Journal
 from audio_batch.output_folder import OutputFolder
 
@@ -64,13 +66,18 @@ def test_a_run_is_at_work_as_long_as_it_holds_its_lock(
     assert asked == (False, None, 3, 3)
 
 
-def test_a_run_that_looks_while_another_looks_goes_on(tmp_path: Path) -> None:
+def test_whoever_asks_for_the_lock_keeps_no_run_from_beginning(tmp_path: Path) -> None:
     folder = OutputFolder(tmp_path / "out")
     folder.create()
     assert is_held(folder.state) is False
     with folder.locked():
         assert is_held(folder.state) is True
     assert is_held(folder.state) is False
+    asked = filelock.FileLock(folder.state / LOCK, fallback_to_soft=False, thread_local=False)
+    asked.acquire()
+    threading.Timer(0.05, asked.release).start()
+    with folder.locked():
+        assert is_held(folder.state) is True
 
 
 def test_the_last_run_is_the_last_one_though_it_had_nothing_to_do(cli: Cli, tmp_path: Path) -> None:

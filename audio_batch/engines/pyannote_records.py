@@ -112,6 +112,7 @@ def counted(found: int, limits: SpeakerLimits) -> tuple[str, ...]:
     most = limits.num_speakers or limits.max_speakers or found
     if found == 0:
         return ("no speakers found",)
+    voices = f"{found} voice{'' if found == 1 else 's'} found"
     if found < least:
-        return (f"only {found} voices found, {least} asked for",)
-    return (f"{found} voices found, {most} asked for",) if found > most else ()
+        return (f"only {voices}, {least} asked for",)
+    return (f"{voices}, {most} asked for",) if found > most else ()

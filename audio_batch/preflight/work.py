@@ -17,6 +17,8 @@ from audio_batch.formats import parse_formats
 from audio_batch.manifest_sources import look_for_all
 from audio_batch.preflight.check import Finding, error, ok, size, warning
 from audio_batch.preflight.facts import Facts
+from audio_batch.preflight.remote_recordings import Sample, looked_at
+from audio_batch.remote import urls
 from audio_batch.storage import TEMPORARY_PREFIX
 
 SHOWN = 3
@@ -33,25 +35,35 @@ _TIGHT_BYTES = 1_000_000_000
 
 
 def inputs(facts: Facts) -> Iterator[Finding]:
-    """Whether the recordings are there."""
+    """Whether the recordings are there: each on this machine, some of those in each store."""
     assets = facts.request.assets
     if not assets:
         return
-    problems = list(_problems(assets))
-    if not problems:
-        yield ok(f"All {_counted(len(assets), 'recording')} are there.")
-        return
-    judge = warning if facts.settings.allow_missing else error
-    yield judge(
-        f"{_counted(len(problems), 'recording')} of {len(assets)} cannot be used: "
-        f"{first_of(problems, '; ')}.",
-        "Mend the paths (see --root), or go on without them by --allow-missing.",
-    )
+    sample = Sample()
+    problems = list(_problems(assets, sample))
+    local = len(assets) - sample.count
+    if problems:
+        judge = warning if facts.settings.allow_missing else error
+        yield judge(
+            f"{_counted(len(problems), 'recording')} of {local} cannot be used: "
+            f"{first_of(problems, '; ')}.",
+            "Mend the paths (see --root), or go on without them by --allow-missing.",
+        )
+    elif local:
+        where = " on this machine" if sample.count else ""
+        are_there = "is there" if local == 1 else "are there"
+        yield ok(
+            f"{'' if local == 1 else 'All '}{_counted(local, 'recording')}{where} {are_there}."
+        )
+    if sample.count:
+        yield from looked_at(sample, facts.settings, others=local - len(problems))
 
 
-def _problems(assets: Sequence[Asset]) -> Iterator[str]:
+def _problems(assets: Sequence[Asset], sample: Sample) -> Iterator[str]:
+    """What is wrong with those on this machine; the others go to the sample."""
     every = iter(assets)
     while some := list(itertools.islice(every, _AT_ONCE)):
+        sample.add(asset.uri for asset in some if urls.is_remote(asset.uri))
         places = [(str(asset.path),) for asset in some if asset.path is not None]
         yield from (found.problem for found in look_for_all(places) if found.problem)
 

@@ -228,6 +228,9 @@ _NO_CONTAINER = Trouble(
     "there is no such container",
     "See to the container's name and to the account.",
 )
+NO_PLACE = (_NO_BUCKET.reason, _NO_CONTAINER.reason)
+"""The reasons that say that more than one object is not there."""
+
 _FORBIDDEN = Trouble(
     ErrorKind.INPUT_FORBIDDEN,
     "access is denied",

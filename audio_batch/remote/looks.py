@@ -70,6 +70,20 @@ def look_at(
     ]
 
 
+def why_not(uri: str, access: Access, *, patience: Patience = _PATIENCE) -> Trouble | None:
+    """What keeps a recording from being fetched, as far as a look tells; None: it is there.
+
+    Raises:
+        SetupError: the library for its store is not installed.
+    """
+    found = stores.store(uri, access)
+    try:
+        _tried(lambda: found.look(uri), patience)
+    except Exception as error:
+        return trouble(error)
+    return None
+
+
 def _found(
     uris: Sequence[str], access: Access, threads: int, patience: Patience
 ) -> Mapping[str, str]:
