@@ -50,6 +50,10 @@ class Rows:
 
 ALL = Rows(("TRUE",))
 FAILED = Rows(tuple(f"state = '{state}'" for state in BAD))
+NEWLY_FAILED = Rows(
+    tuple(f"state = '{state}' AND run_id = (SELECT max(run_id) FROM runs)" for state in BAD)
+)
+"""What failed in the journal's last run, not before."""
 SUSPECT = Rows((_SUSPECT,))
 # A + keeps SQLite from the index of states, by which almost all would be looked up one by one.
 SUSPECT_DONE = Rows((f"{_SUSPECT} AND +state = 'done'",))

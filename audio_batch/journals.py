@@ -15,7 +15,7 @@ from types import TracebackType
 
 from audio_batch.folder_lock import is_held
 from audio_batch.journal import Journal, JournalEntry, RunRecord
-from audio_batch.journal_counts import NOTHING, Counts, Rows, Tally, leave_out_superseded
+from audio_batch.journal_counts import BAD, NOTHING, Counts, Rows, Tally, leave_out_superseded
 from audio_batch.shards import Shard, states
 
 
@@ -115,6 +115,12 @@ class Journals:
     def counts(self) -> Counts:
         """How many assets are in each state."""
         return sum((part.tally.counts() for part in self.parts), start=NOTHING)
+
+    def new_failures(self) -> int:
+        """How many failed in the last run of each part, not before."""
+        last = ((part.tally, part.run) for part in self.parts)
+        states = (tally.of_run(run.run_id) for tally, run in last if run is not None)
+        return sum(found[state] for found in states for state in BAD)
 
     def stage_counts(self) -> dict[str, int]:
         """How often each stage was ever done, over all assets and runs."""

@@ -51,7 +51,7 @@ def owners(out: Path) -> dict[str, str]:
 def test_an_asset_of_another_manifest_keeps_its_transcript(
     tmp_path: Path, first: tuple[str, ...], second: tuple[str, ...]
 ) -> None:
-    # Of which the first is of the first of two parts, the second of the second.
+    # Their ids are of the first of two parts and of the second.
     one = manifest(tmp_path, "one.json", {"id": "a0", "name": "Interview"})
     two = manifest(tmp_path, "two.json", {"id": "b1", "name": "Interview"})
     by_name = ("-o", "out", "--output-template", "{name}", "-f", "txt")

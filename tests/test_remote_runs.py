@@ -265,24 +265,29 @@ def test_what_a_run_may_not_or_cannot_do_is_told_before_it(
     assert "--max-download" in small.err
 
 
+NOWHERE = [f"s3://no-such-bucket/{number}.wav" for number in range(3)]
+
+
 def test_a_bucket_that_is_not_there_is_no_recordings_failure(
+    cli: Cli, tmp_path: Path, s3: S3
+) -> None:
+    manifest = manifest_of(tmp_path, NOWHERE)
+    flags = (*NULL, "-o", "out", "--s3-endpoint", s3.endpoint, "--allow-missing")
+    for verb in ("doctor", "run"):
+        answer = cli(verb, manifest, *flags, "--until", "23:59")
+        assert answer.code == 5, answer
+        assert "There is no bucket or container s3://no-such-bucket." in answer.out + answer.err
+    assert not (tmp_path / "out/summary.json").exists(), "nothing was begun"
+    assert s3.counts()["GET"] == 2, "one beside the looks"
+
+
+@pytest.mark.slow
+def test_a_bucket_that_is_not_there_beside_one_that_is(
     cli: Cli, tmp_path: Path, s3: S3, tones: list[Path]
 ) -> None:
-    """The doctor looks at some of each bucket; the run asks once more where all are missing."""
-    nowhere = [f"s3://no-such-bucket/{number}.wav" for number in range(3)]
-    manifest = manifest_of(tmp_path, nowhere)
-    flags = (*NULL, "-o", "out", "--s3-endpoint", s3.endpoint, "--no-diarize")
-    doctor = cli("doctor", manifest, *flags, "--until", "06:00")
-    assert doctor.code == 5
-    assert "There is no bucket or container s3://no-such-bucket." in doctor.out
-    for forgiving in ((), ("--allow-missing",)):
-        answer = cli("run", manifest, *flags, *forgiving)
-        assert answer.code == 5, answer.err
-        assert "There is no bucket or container s3://no-such-bucket." in answer.err
-    assert not (tmp_path / "out/summary.json").exists(), "nothing was begun"
-
     here = [s3.put(f"calls/{path.name}", path) for path in tones]
-    manifest = manifest_of(tmp_path, [*here, nowhere[0], s3.url("calls/nothing.wav")])
+    manifest = manifest_of(tmp_path, [*here, NOWHERE[0], s3.url("calls/nothing.wav")])
+    flags = (*NULL, "-o", "out", "--s3-endpoint", s3.endpoint)
     doctor = cli("doctor", manifest, *flags, "--allow-missing")
     assert doctor.code == 0, doctor.out
     assert "There is no bucket" in doctor.out

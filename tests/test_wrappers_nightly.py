@@ -37,7 +37,7 @@ case $1 in
             for n in $(seq 600); do sleep 0.1; done
         fi
         exit "${STUB_RUN:-0}" ;;
-    status) echo "table of failures" ;;
+    status) echo "table of failures"; exit "${STUB_STATUS:-3}" ;;
 esac
 """
 
@@ -86,14 +86,47 @@ def test_nightly_sh_acts_on_each_exit_code(tmp_path: Path, code: int, message: s
     folder = tmp_path / "with a blank"
     assert called[:3] == [
         f"<manifest><from-sql><--query-file><{folder}/nightly.sql><--map>"
-        f"<id=uuid,uri=s3_key,name=title><--prefix><s3://my-bucket/><-o><{folder}/night-new.jsonl>",
-        f"<doctor><{folder}/night.jsonl><-o><{folder}/transcripts>",
+        f"<id=uuid,uri=s3_key,name=title><--prefix><s3://my-bucket/><--skip-invalid>"
+        f"<-o><{folder}/night-new.jsonl>",
+        f"<doctor><{folder}/night.jsonl><-o><{folder}/transcripts><--allow-missing>"
+        "<--where><id=a b>",
         f"<run><{folder}/night.jsonl><-o><{folder}/transcripts><-y><--until><06:00>"
-        f"<--timeout><2h><--quiet><--log-file><{folder}/nightly.log><--where><id=a b>",
+        f"<--timeout><2h><--allow-missing><--quiet><--log-file><{folder}/nightly.log>"
+        "<--where><id=a b>",
     ]
     if code == 3:
         assert "table of failures" in answer.err
-        assert called[3:] == [f"<status><{folder}/transcripts><--failed>"]
+        assert called[3:] == [f"<status><{folder}/transcripts><--new-failures>"]
+
+
+@needs_posix
+def test_nightly_sh_does_not_tell_old_failures_again(tmp_path: Path) -> None:
+    answer, called = nightly(tmp_path, STUB_RUN="3", STUB_STATUS="0")
+    assert (answer.code, answer.err, len(called)) == (3, "", 4)
+    log = (tmp_path / "with a blank/nightly.log").read_text(encoding="utf-8")
+    assert "No new failures" in log
+
+
+@needs_posix
+@pytest.mark.parametrize(
+    ("more", "code", "message"),
+    [
+        ({}, 3, "rows of the database cannot be used\nAll others went their way."),
+        ({"STUB_EMPTY": "1"}, 3, "rows of the database cannot be used"),
+        ({"STUB_RUN": "130"}, 130, "rows of the database cannot be used"),
+        ({"STUB_RUN": "3"}, 3, "some recordings failed\nsaid by status\ntable of failures"),
+        ({"STUB_DOCTOR": "5"}, 5, "nothing was begun"),
+    ],
+)
+def test_nightly_sh_goes_on_without_bad_rows_and_tells_them(
+    tmp_path: Path, more: dict[str, str], code: int, message: str
+) -> None:
+    answer, _ = nightly(tmp_path, STUB_EXPORT="3", **more)
+    assert answer.code == code
+    assert message in answer.err
+    assert answer.err.count("Rows of the database that make no entry:\nsaid by manifest\n") == 1
+    answer, _ = nightly(tmp_path)
+    assert (answer.code, answer.err) == (0, ""), "they are told as long as they are there"
 
 
 @needs_posix
@@ -188,7 +221,7 @@ def test_nights_of_nightly_sh_with_the_real_program(tmp_path: Path, whole: bool)
     """SQLite, null engine, the query as it is shipped, a table of results that is not there yet.
 
     The second night takes what is new. What the database has lost since, it is told before the
-    third night asks it: there is nothing to do then.
+    third night asks it: there is nothing to do then, but for what has failed and is left.
     """
     folder = Path(shutil.copytree(EXAMPLES / "cron", tmp_path / "night of mine"))
     install(tmp_path / "bin")
@@ -204,27 +237,29 @@ def test_nights_of_nightly_sh_with_the_real_program(tmp_path: Path, whole: bool)
         db.execute("CREATE TABLE assets (uuid TEXT, s3_key TEXT, title TEXT)")
         db.executemany(
             "INSERT INTO assets VALUES (?, ?, ?)",
-            [("a-1", "one.wav", "One"), ("a-2", "two.wav", "Two"), ("a-3", "gone.wav", "Gone")],
+            [
+                *(("a-1", "one.wav", "One"), ("a-2", "two.wav", "Two")),
+                *(("a-3", "gone.wav", "Gone"), ("a-4", "", "No key")),
+            ],
         )
     env = with_path(tmp_path / "bin", PREFIX=f"{tmp_path}/store/", UNTIL="23:59", **NULL)
-    flags = ("--allow-missing", "-f", "txt")
-    doctor_forgives = {"AUDIO_BATCH_ALLOW_MISSING": "1", **env}
 
     def night() -> Answer:
-        return ended(["sh", folder / "nightly.sh", *flags], tmp_path, doctor_forgives)
+        return ended(["sh", folder / "nightly.sh", "-f", "txt"], tmp_path, env)
 
     first = night()
     assert first.code == 3, first
-    assert "Gone" in first.err
+    assert "some recordings failed" in first.err
+    assert "a-3" in first.err
+    assert 'row 4 (id "a-4")' in first.err
     assert "1 failed" in first.err
     texts = folder / "transcripts"
     assert {path.stem for path in texts.glob("*.txt")} == {"a-1", "a-2"}
 
-    with sqlite3.connect(database) as db:
-        db.execute("DELETE FROM assets WHERE uuid = 'a-3'")
     if whole:
         with sqlite3.connect(database) as db:
-            db.execute("INSERT INTO assets VALUES ('a-4', 'three.wav', 'Three')")
+            db.execute("DELETE FROM assets WHERE uuid = 'a-3'")
+            db.execute("UPDATE assets SET s3_key = 'three.wav' WHERE uuid = 'a-4'")
         second = night()
         assert (second.code, second.err) == (0, ""), second
         entries = (folder / "night.jsonl").read_text(encoding="utf-8").splitlines()
@@ -236,9 +271,18 @@ def test_nights_of_nightly_sh_with_the_real_program(tmp_path: Path, whole: bool)
         journal.execute("INSERT INTO outbox (asset_id) VALUES ('a-2')")
     with sqlite3.connect(database) as db:
         db.execute("DELETE FROM audio_batch_results WHERE asset_id = 'a-2'")
+        if not whole:
+            db.execute("DELETE FROM assets WHERE uuid = 'a-4'")
     third = night()
-    assert (third.code, third.err) == (0, "")
-    assert "Nothing is new." in (folder / "nightly.log").read_text(encoding="utf-8")
+    log = (folder / "nightly.log").read_text(encoding="utf-8")
+    if whole:
+        assert (third.code, third.err) == (0, "")
+        assert "Nothing is new." in log
+    else:  # what has failed is offered again, and left: nobody is told twice
+        assert (third.code, third.err) == (3, ""), third
+        entries = (folder / "night.jsonl").read_text(encoding="utf-8").splitlines()
+        assert [json.loads(line)["id"] for line in entries] == ["a-3"]
+        assert "No new failures" in log
 
 
 # ---- Windows
@@ -293,6 +337,7 @@ def test_nightly_bat_acts_on_each_exit_code(
         'if "%1"=="doctor" exit /b %STUB_DOCTOR%',
         'if "%1"=="run" exit /b %STUB_RUN%',
         'if "%1"=="status" echo table of failures',
+        'if "%1"=="status" exit /b %STUB_STATUS%',
         "exit /b 0",
         ":export",
         "echo {}>night-new.jsonl",
@@ -306,6 +351,7 @@ def test_nightly_bat_acts_on_each_exit_code(
 
     expected: dict[tuple[str, int, int], tuple[int, str]] = {
         ("0", 0, 0): (0, ""),
+        ("3", 0, 0): (3, "Rows of the database that make no entry:"),
         ("empty", 0, 5): (0, ""),  # the run before has come to its end
         ("0", 0, 130): (130, ""),
         ("empty", 0, 3): (3, "table of failures"),  # it goes on
@@ -320,17 +366,21 @@ def test_nightly_bat_acts_on_each_exit_code(
         ("5", 0, 0): (5, "The database gave no manifest"),
     }
     if few:
-        expected = dict(list(expected.items())[:5])
+        expected = dict(list(expected.items())[:6])
     driver = ["@echo off", 'set "NOTIFY=%~dp0my mail.bat"', "set AUDIO_BATCH_RESULTS_DB=x"]
+    driver += ["set STUB_STATUS=3"]
     for export, doctor, run in expected:
         driver += [f"set STUB_EXPORT={export}", f"set STUB_DOCTOR={doctor}", f"set STUB_RUN={run}"]
         driver += ['cmd /c nightly.bat --where "id=a b*"', "echo ={%ERRORLEVEL%}="]
+    driver += ["set STUB_EXPORT=0", "set STUB_DOCTOR=0"]
+    driver += ["set STUB_RUN=3", "set STUB_STATUS=0"]
+    driver += ["cmd /c nightly.bat", "echo ={%ERRORLEVEL%}="]
     driver += ["rmdir /s /q venv", "cmd /c nightly.bat", "echo ={%ERRORLEVEL%}=", ""]
     (folder / "driver.bat").write_bytes("\r\n".join(driver).encode())
     answer = ended(["wine", "cmd", "/c", "driver.bat"], folder, wine)
     *told, rest = re.split(r"=\{(-?\d+)\}=", answer.out)
     assert not rest.strip()
-    wanted = [*expected.values(), (5, "audio-batch cannot be started")]
+    wanted = [*expected.values(), (3, ""), (5, "audio-batch cannot be started")]
     assert [int(code) for code in told[1::2]] == [code for code, _ in wanted]
     for (code, message), said in zip(wanted, told[::2], strict=True):
         assert message in said
@@ -342,10 +392,13 @@ def test_nightly_bat_acts_on_each_exit_code(
     assert called[1].startswith("[results create")
     assert re.match(rf'\[results push {where}transcripts" *\]', called[2])
     assert re.match(rf'\[manifest from-sql --query-file {where}nightly\.sql" --map ', called[3])
-    assert re.match(rf'\[doctor {where}night\.jsonl" -o {where}transcripts" *\]', called[4])
     assert re.match(
-        rf'\[run {where}night\.jsonl" -o {where}transcripts" -y --until 06:00 --timeout 2h --quiet'
-        rf' --log-file {where}nightly\.log" --where "id=a b\*"',
+        rf'\[doctor {where}night\.jsonl" -o {where}transcripts" --allow-missing --where "id=a b\*"',
+        called[4],
+    )
+    assert re.match(
+        rf'\[run {where}night\.jsonl" -o {where}transcripts" -y --until 06:00 --timeout 2h'
+        rf' --allow-missing --quiet --log-file {where}nightly\.log" --where "id=a b\*"',
         called[5],
     )
 
@@ -386,6 +439,8 @@ def test_the_powershell_script_by_its_text() -> None:
     own = {"code", "run", "text", "talk", "secrets", "LASTEXITCODE", "PSScriptRoot", "_", "env"}
     own |= {
         "fresh",
+        "look",
+        "rows",
         "unfinished",
         "ErrorActionPreference",
         "Code",

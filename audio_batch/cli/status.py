@@ -41,6 +41,12 @@ def status(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Everything as JSON.")] = False,
     failed: Annotated[bool, typer.Option("--failed", help="Only what failed, all of it.")] = False,
+    new_failures: Annotated[
+        bool,
+        typer.Option(
+            "--new-failures", help="Only what failed in the last run; exit 0 where nothing has."
+        ),
+    ] = False,
     suspect: Annotated[
         bool,
         typer.Option(
@@ -55,17 +61,25 @@ def status(
     What failed comes first, then what is suspect, at work, interrupted, done. With --failed and
     --suspect, what is either. Parts of one manifest (--shard) are told together. Each asset is a
     line, but on a wide terminal without --failed and --suspect.
+
+    With --new-failures the exit code tells whether the last run has something new to say: 3 where
+    assets failed in it, or where it ended with 3 for another reason than earlier failures.
     """
     from audio_batch import journal_counts
-    from audio_batch.errors import UsageError
+    from audio_batch.errors import ExitCode, UsageError
     from audio_batch.journals import Journals
     from audio_batch.output_folder import OutputFolder
     from audio_batch.text import for_terminal, redact
 
     folder = OutputFolder.at(output_dir, state_dir=state_dir)
     rows = journal_counts.FAILED | journal_counts.SUSPECT_ONLY | journal_counts.REST
+    only = failed or suspect or new_failures
+    if new_failures and (failed or suspect):
+        raise UsageError("--new-failures goes with neither --failed nor --suspect.")
     if failed and suspect:
         rows = journal_counts.FAILED | journal_counts.SUSPECT_ONLY
+    elif new_failures:
+        rows = journal_counts.NEWLY_FAILED
     elif failed or suspect:
         rows = journal_counts.FAILED if failed else journal_counts.SUSPECT
     elif as_json:
@@ -79,9 +93,22 @@ def status(
         if as_json:
             _write_json(redact(output_dir), journals, None if counts else rows)
         else:
-            limit = None if every or failed or suspect else SHOWN
-            _show(journals, None if counts else rows, limit, as_table=not (failed or suspect))
-    return 0
+            limit = None if every or only else SHOWN
+            _show(journals, None if counts else rows, limit, as_table=not only)
+        return _news(journals) if new_failures else ExitCode.OK
+
+
+def _news(journals: Journals) -> int:
+    """Whether the last run has something new to say; see `status`."""
+    from audio_batch.errors import ExitCode
+    from audio_batch.journal_counts import BAD
+
+    if journals.new_failures():
+        return ExitCode.SOME_FAILED
+    states = journals.counts().states
+    before = any(states[state] for state in BAD)
+    ended = {part.run.exit_code for part in journals.parts if part.run is not None}
+    return ExitCode.OK if before or ExitCode.SOME_FAILED not in ended else ExitCode.SOME_FAILED
 
 
 def _write_json(output_folder: str, journals: Journals, rows: Rows | None) -> None:

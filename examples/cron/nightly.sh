@@ -8,6 +8,9 @@
 # and then act on the exit code, which is also this script's own. It says nothing when all is well;
 # else it mails what is to be done, by `mail` to MAILTO, or says it, which cron mails.
 #
+# A row that makes no entry, or a recording that is missing, holds up no other: it is told at the
+# end. What failed is told once, not every night.
+#
 #     nightly.sh [flags of `audio-batch run`]
 #
 # Change: the settings below. What is secret goes into nightly.env beside this file, which nobody
@@ -31,6 +34,7 @@ unfinished=$here/nightly.unfinished # is there while a night's run has not come 
 output=${OUTPUT:-$here/transcripts} # or s3://bucket/transcripts
 log=${LOG:-$here/nightly.log}
 talk=$here/nightly-talk.txt # what the last step said
+rows=$here/nightly-rows.txt # those of the database that make no entry
 query=$here/nightly.sql
 columns=${COLUMNS_OF:-id=uuid,uri=s3_key,name=title}
 prefix=${PREFIX:-s3://my-bucket/}
@@ -47,14 +51,30 @@ fi
 PATH=$here/venv/bin:$PATH${HOME:+:$HOME/.local/bin}
 export PATH
 
-# The report: standard error, or a mail.
+# The report: standard error, or a mail, with the rows that were left out.
 report() {
     subject=$1
+    if [ -s "$rows" ]; then
+        { cat && printf '\nRows of the database that make no entry:\n' && cat -- "$rows"; } | tell
+    else
+        tell
+    fi
+}
+
+tell() {
     if [ -n "$mailto" ] && command -v mail >/dev/null 2>&1; then
         { cat && printf '\nThe whole log: %s\n' "$log"; } | mail -s "audio-batch: $subject" "$mailto"
     else
         { printf '%s\n' "$subject" && cat && printf 'The whole log: %s\n' "$log"; } >&2
     fi
+}
+
+# What a night with nothing else to tell ends with.
+leave() {
+    [ -s "$rows" ] || exit "$1"
+    echo "All others went their way." | report "rows of the database cannot be used"
+    [ "$1" -ne 0 ] || exit 3
+    exit "$1"
 }
 
 give_up() {
@@ -63,6 +83,7 @@ give_up() {
 }
 
 printf '==== %s\n' "$(date)" >>"$log"
+rm -f -- "$rows"
 if ! command -v audio-batch >"$talk" 2>&1; then
     give_up 127 "there is no audio-batch on PATH=$PATH"
 fi
@@ -75,20 +96,25 @@ if [ -n "${AUDIO_BATCH_RESULTS_DB:-}" ]; then
 fi
 code=0
 audio-batch manifest from-sql --query-file "$query" --map "$columns" --prefix "$prefix" \
-    -o "$fresh" >"$talk" 2>&1 || code=$?
+    --skip-invalid -o "$fresh" >"$talk" 2>&1 || code=$?
 cat -- "$talk" >>"$log"
-[ "$code" -eq 0 ] || give_up "$code" "the database gave no manifest"
+case $code in
+    0) ;;
+    3) mv -f -- "$talk" "$rows" ;; # the others are written
+    *) give_up "$code" "the database gave no manifest" ;;
+esac
 if [ -s "$fresh" ]; then
     mv -f -- "$fresh" "$manifest" || give_up 5 "the manifest $manifest cannot be written"
 elif [ -e "$unfinished" ] && [ -s "$manifest" ]; then
     echo "Nothing is new, and the last night's run goes on." >>"$log"
 else
     echo "Nothing is new." >>"$log"
-    exit 0
+    leave 0
 fi
 
-# ---- 2
-audio-batch doctor "$manifest" -o "$output" >"$talk" 2>&1 || code=$?
+# ---- 2. With the same flags as the run.
+code=0
+audio-batch doctor "$manifest" -o "$output" --allow-missing "$@" >"$talk" 2>&1 || code=$?
 cat -- "$talk" >>"$log"
 [ "$code" -eq 0 ] || give_up "$code" "the run would fail, nothing was begun"
 
@@ -100,7 +126,7 @@ trap 'stopped=1; kill -TERM $run 2>/dev/null' HUP INT TERM
 trap 'stopped=1; kill -USR1 $run 2>/dev/null' USR1 USR2
 : >"$unfinished"
 audio-batch run "$manifest" -o "$output" -y --until "$until" --timeout "$timeout" \
-    --quiet --log-file "$log" "$@" >"$talk" 2>&1 &
+    --allow-missing --quiet --log-file "$log" "$@" >"$talk" 2>&1 &
 run=$!
 while :; do
     stopped=0
@@ -112,10 +138,16 @@ done
 case $code in 0 | 3) rm -f -- "$unfinished" ;; esac
 
 case $code in
-    0) ;; # every recording is done
-    3) audio-batch status "$output" --failed 2>&1 | report "some recordings failed" ;;
+    0) leave 0 ;; # every recording is done
+    3)
+        if audio-batch status "$output" --new-failures >"$talk" 2>&1; then
+            echo "No new failures; those from before: audio-batch status $output --failed" >>"$log"
+            leave 3
+        fi
+        report "some recordings failed" <"$talk"
+        ;;
     11) echo "That run goes on." | report "another run is at work in $output, this one did nothing" ;;
-    130) ;; # the time was up: the next night goes on there
+    130) leave 130 ;; # the time was up: the next night goes on there
     2) give_up "$code" "a flag or a setting is wrong, nothing was begun" ;;
     4) give_up "$code" "the manifest $manifest is not valid, nothing was begun" ;;
     5) give_up "$code" "a model, a device, a sign-in or space is missing" ;;

@@ -6,7 +6,10 @@ rem    3. transcribe until the morning,
 rem  and then act on the exit code, which is also this file's own. What is to be done is in
 rem  nightly-report.txt, and given to a program of yours that mails it (NOTIFY, below).
 rem
-rem  Whatever follows the name goes to step 3. Every night at 22:30:
+rem  A row that makes no entry, or a recording that is missing, holds up no other: it is told at the
+rem  end. What failed is told once, not every night.
+rem
+rem  Whatever follows the name goes to steps 2 and 3. Every night at 22:30:
 rem
 rem      audio-batch schedule install --at 22:30 -- nightly.bat
 rem
@@ -29,6 +32,7 @@ set "OUTPUT=%~dp0transcripts"
 set "LOG=%~dp0nightly.log"
 set "REPORT=%~dp0nightly-report.txt"
 set "TALK=%~dp0nightly-talk.txt"
+set "ROWS=%~dp0nightly-rows.txt"
 set "QUERY=%~dp0nightly.sql"
 set "COLUMNS_OF=id=uuid,uri=s3_key,name=title"
 set "PREFIX=s3://my-bucket/"
@@ -53,6 +57,7 @@ chcp 65001 >nul
 cd /d "%~dp0"
 if exist "%~dp0nightly-env.bat" call "%~dp0nightly-env.bat"
 if exist "%REPORT%" del "%REPORT%"
+if exist "%ROWS%" del "%ROWS%"
 
 echo ==== %DATE% %TIME% >>"%LOG%"
 rem  "call", because some installers put a .bat of that name on PATH; without it this file would
@@ -66,17 +71,20 @@ if not defined AUDIO_BATCH_RESULTS_DB goto export
 call audio-batch results create >>"%LOG%" 2>&1
 call audio-batch results push "%OUTPUT%" >>"%LOG%" 2>&1
 :export
-call audio-batch manifest from-sql --query-file "%QUERY%" --map "%COLUMNS_OF%" --prefix "%PREFIX%" -o "%FRESH%" >"%TALK%" 2>&1
+call audio-batch manifest from-sql --query-file "%QUERY%" --map "%COLUMNS_OF%" --prefix "%PREFIX%" --skip-invalid -o "%FRESH%" >"%TALK%" 2>&1
 set "CODE=%ERRORLEVEL%"
 type "%TALK%" >>"%LOG%"
+rem  3: rows that make no entry were left out, the others are written.
+if "%CODE%"=="3" copy /y "%TALK%" "%ROWS%" >nul
+if "%CODE%"=="3" set "CODE=0"
 if not "%CODE%"=="0" goto no_manifest
 for %%F in ("%FRESH%") do if "%%~zF"=="0" goto nothing_new
 move /y "%FRESH%" "%MANIFEST%" >nul
 
 :look
 
-rem  ---- Step 2
-call audio-batch doctor "%MANIFEST%" -o "%OUTPUT%" >"%TALK%" 2>&1
+rem  ---- Step 2. With the same flags as the run.
+call audio-batch doctor "%MANIFEST%" -o "%OUTPUT%" --allow-missing %* >"%TALK%" 2>&1
 set "CODE=%ERRORLEVEL%"
 type "%TALK%" >>"%LOG%"
 if not "%CODE%"=="0" goto would_fail
@@ -84,7 +92,7 @@ if not "%CODE%"=="0" goto would_fail
 rem  ---- Step 3. The log has all of it, what is said besides is short. The file is there until a
 rem  night's run has come to its end.
 echo unfinished>"%UNFINISHED%"
-call audio-batch run "%MANIFEST%" -o "%OUTPUT%" -y --until %UNTIL_TIME% --timeout %TIMEOUT_EACH% --quiet --log-file "%LOG%" %* >"%TALK%" 2>&1
+call audio-batch run "%MANIFEST%" -o "%OUTPUT%" -y --until %UNTIL_TIME% --timeout %TIMEOUT_EACH% --allow-missing --quiet --log-file "%LOG%" %* >"%TALK%" 2>&1
 set "CODE=%ERRORLEVEL%"
 
 if "%CODE%"=="0" del "%UNFINISHED%"
@@ -103,12 +111,12 @@ goto internal
 
 :all_done
 echo Every recording is done.>>"%LOG%"
-goto leave
+goto quiet
 
 :nothing_new
 if exist "%UNFINISHED%" if exist "%MANIFEST%" goto unfinished
 echo Nothing is new.>>"%LOG%"
-goto leave
+goto quiet
 
 :unfinished
 echo Nothing is new, and the last night's run goes on.>>"%LOG%"
@@ -122,12 +130,17 @@ goto leave
 
 :interrupted
 echo The time was up, or the run was stopped. The next night goes on there.>>"%LOG%"
-goto leave
+goto quiet
 
 :some_failed
+call audio-batch status "%OUTPUT%" --new-failures >"%TALK%" 2>&1
+if "%ERRORLEVEL%"=="0" goto old_failures
 echo Some recordings failed, the others are done:>"%REPORT%"
-call audio-batch status "%OUTPUT%" --failed >"%TALK%" 2>&1
 goto tell
+
+:old_failures
+echo No new failures; those from before: audio-batch status --failed>>"%LOG%"
+goto quiet
 
 :locked
 echo Another run is at work in "%OUTPUT%": this one did nothing.>"%REPORT%"
@@ -158,11 +171,20 @@ echo audio-batch cannot be started. Install it, or make a virtual environment in
 set "CODE=5"
 goto tell
 
+:quiet
+if not exist "%ROWS%" goto leave
+if "%CODE%"=="0" set "CODE=3"
+echo Rows of the database cannot be used; all others went their way.>"%REPORT%"
+echo.>"%TALK%"
+goto tell
+
 :internal
 echo audio-batch failed with exit code %CODE%.>"%REPORT%"
 
 :tell
 type "%TALK%" >>"%REPORT%"
+if exist "%ROWS%" echo Rows of the database that make no entry:>>"%REPORT%"
+if exist "%ROWS%" type "%ROWS%" >>"%REPORT%"
 echo See the end of "%LOG%".>>"%REPORT%"
 type "%REPORT%"
 if defined NOTIFY call "%NOTIFY%" %CODE% "%REPORT%"

@@ -5,7 +5,9 @@
     1. tell the database what it was not told yet, export what is new as a manifest,
     2. look whether the run would work: AWS sign-in, models, devices, space,
     3. transcribe until the morning,
-    and then act on the exit code, which is also this script's own. What is to be done is mailed
+    and then act on the exit code, which is also this script's own. A row that makes no entry, or a
+    recording that is missing, holds up no other: it is told at the end. What failed is told once,
+    not every night. What is to be done is mailed
     where -MailTo and -SmtpServer are given, and is in nightly-report.txt either way.
 
     What is secret comes from the environment of the task, or from nightly-env.ps1 beside this file,
@@ -58,7 +60,9 @@ function Invoke-AudioBatch([string[]] $Arguments) {
 
 # Says what is to be done, mails it, and ends with the code.
 function Complete-Night([int] $Code, [string] $Subject) {
-    $text = @($Subject) + $script:talk + @("The whole log: $Log")
+    $text = @($Subject) + $script:talk
+    if ($script:rows) { $text += @('Rows of the database that make no entry:') + $script:rows }
+    $text += "The whole log: $Log"
     Set-Content -LiteralPath $Report -Value $text -Encoding UTF8
     $text | ForEach-Object { Write-Output $_ }
     if ($MailTo -and $SmtpServer) {
@@ -68,7 +72,16 @@ function Complete-Night([int] $Code, [string] $Subject) {
     exit $Code
 }
 
+# Ends a night that has nothing else to tell.
+function Complete-Quietly([int] $Code) {
+    if (-not $script:rows) { exit $Code }
+    $script:talk = @()
+    if ($Code -eq 0) { $Code = 3 }
+    Complete-Night $Code 'Rows of the database cannot be used; all others went their way.'
+}
+
 $talk = @()
+$rows = @() # those of the database that make no entry
 Write-Log "==== $(Get-Date -Format s)"
 if (-not (Get-Command audio-batch -ErrorAction SilentlyContinue)) {
     Complete-Night 5 'There is no audio-batch on this PATH.'
@@ -85,21 +98,24 @@ if ($env:AUDIO_BATCH_RESULTS_DB) {
     $talk | ForEach-Object { Write-Log $_ }
 }
 Invoke-AudioBatch @('manifest', 'from-sql', '--query-file', $Query, '--map', $Columns,
-    '--prefix', $Prefix, '-o', $fresh)
+    '--prefix', $Prefix, '--skip-invalid', '-o', $fresh)
 $code = $LASTEXITCODE
 $talk | ForEach-Object { Write-Log $_ }
-if ($code -ne 0) { Complete-Night $code 'The database gave no manifest.' }
+# 3: rows that make no entry were left out, the others are written.
+if ($code -eq 3) { $rows = $talk }
+if ($code -ne 0 -and $code -ne 3) { Complete-Night $code 'The database gave no manifest.' }
 if ((Get-Item -LiteralPath $fresh).Length -gt 0) {
     Move-Item -LiteralPath $fresh -Destination $Manifest -Force
 } elseif ((Test-Path -LiteralPath $unfinished) -and (Test-Path -LiteralPath $Manifest)) {
     Write-Log "Nothing is new, and the last night's run goes on."
 } else {
     Write-Log 'Nothing is new.'
-    exit 0
+    Complete-Quietly 0
 }
 
-# ---- Step 2
-Invoke-AudioBatch @('doctor', $Manifest, '-o', $Output)
+# ---- Step 2. With the same flags as the run.
+$look = @('doctor', $Manifest, '-o', $Output, '--allow-missing') + $More
+Invoke-AudioBatch $look
 $code = $LASTEXITCODE
 $talk | ForEach-Object { Write-Log $_ }
 if ($code -ne 0) { Complete-Night $code 'The run would fail; nothing was begun.' }
@@ -108,7 +124,7 @@ if ($code -ne 0) { Complete-Night $code 'The run would fail; nothing was begun.'
 # night's run has come to its end.
 Set-Content -LiteralPath $unfinished -Value 'unfinished'
 $run = @('run', $Manifest, '-o', $Output, '-y', '--until', $Until, '--timeout', $Timeout,
-    '--quiet', '--log-file', $Log) + $More
+    '--allow-missing', '--quiet', '--log-file', $Log) + $More
 Invoke-AudioBatch $run
 $code = $LASTEXITCODE
 if ($code -eq 0 -or $code -eq 3) { Remove-Item -LiteralPath $unfinished }
@@ -117,8 +133,11 @@ switch ($code) {
     0 { Write-Log 'Every recording is done.' }
     2 { Complete-Night $code 'A flag or a setting is wrong; nothing was begun.' }
     3 {
-        Invoke-AudioBatch @('status', $Output, '--failed')
-        Complete-Night $code 'Some recordings failed, the others are done.'
+        Invoke-AudioBatch @('status', $Output, '--new-failures')
+        if ($LASTEXITCODE -ne 0) {
+            Complete-Night $code 'Some recordings failed, the others are done.'
+        }
+        Write-Log 'No new failures; those from before: audio-batch status --failed'
     }
     4 { Complete-Night $code "The manifest $Manifest is not valid; nothing was begun." }
     5 { Complete-Night $code 'A model, a device, a sign-in or space is missing.' }
@@ -126,4 +145,4 @@ switch ($code) {
     130 { Write-Log 'The time was up, or the run was stopped. The next night goes on there.' }
     default { Complete-Night $code "audio-batch failed with exit code $code." }
 }
-exit $code
+Complete-Quietly $code

@@ -264,7 +264,8 @@ def test_what_is_missing_or_forbidden_fails_at_once(cli: Cli, tmp_path: Path, cl
     ]
     (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     cloud.proxy.rule(Rule("error", path="*secret.wav", status=403))
-    done = cli("run", "manifest.json", "--model", "demo", "-o", "out", "--yes", *STATE)
+    flags = ("--allow-missing", *STATE)
+    done = cli("run", "manifest.json", "--model", "demo", "-o", "out", "--yes", *flags)
     assert done.code == 3, done.err
     assert states(tmp_path) == {
         **{f"tone-{n:03d}": State.DONE for n in range(2)},
