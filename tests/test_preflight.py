@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import itertools
 import json
 import os
 import shutil
@@ -29,6 +30,7 @@ from audio_batch.preflight import Check, Finding, PreflightRequest, before_run, 
 from audio_batch.preflight.cuda_libraries import CudaReport
 from audio_batch.preflight.cuda_program import named_libraries
 from audio_batch.preflight.machine import judged
+from audio_batch.preflight.remote_recordings import OF_EACH, Sample
 from audio_batch.preflight.runner import ALL
 from audio_batch.preflight.servers import Servers, within
 from audio_batch.preflight.work import BYTES_PER_ASSET, BYTES_PER_HOUR, estimated_bytes
@@ -379,6 +381,22 @@ def test_missing_recordings_are_counted_and_the_first_are_named(tmp_path: Path) 
     assert "gone-0" in found.message and "\u202e" not in found.message
     (lenient,) = here(request_of(manifest, tmp_path / "out", allow_missing=True), "inputs")
     assert lenient.status == "warning"
+
+
+def test_of_remote_recordings_some_of_each_bucket_are_looked_at() -> None:
+    sample = Sample()
+    sample.add(f"s3://calls/{number:05d}.wav" for number in range(50_000))
+    sample.add(["s3://talks/a.wav", "https://host/b.wav?X-Amz-Signature=x"])
+    assert sample.count == 50_002
+    some = sample.by_place()
+    assert {place: len(uris) for place, uris in some.items()} == {
+        "s3://calls": OF_EACH,
+        "s3://talks": 1,
+        "https://host": 1,
+    }
+    numbers = [int(uri[-9:-4]) for uri in some["s3://calls"]]
+    steps = [after - before for before, after in itertools.pairwise([*numbers, 50_000])]
+    assert numbers[0] == 0 and min(steps) > 1000 and max(steps) < 5000
 
 
 def test_assets_that_would_share_an_output_name_are_told(tmp_path: Path) -> None:

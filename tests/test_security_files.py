@@ -46,7 +46,11 @@ def test_files_of_the_run_that_are_links_are_replaced_and_not_written_through(
     for name in names:
         (out / name).symlink_to(outside / "precious")
     (out / "tone-001.json").symlink_to(outside / "to-be")  # a dangling one would be created
-    assert cli(*NIGHT).code == 0
+    refused = cli(*NIGHT)  # what they lead to is nobody's
+    assert refused.code == 5, refused.err
+    assert all((out / name).is_symlink() for name in names)
+    assert_untouched(outside)
+    assert cli(*NIGHT, "--overwrite").code == 0
     for name in (*names, "tone-001.json"):
         assert (out / name).is_file()
         assert not (out / name).is_symlink()

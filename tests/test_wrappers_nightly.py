@@ -502,6 +502,7 @@ def test_every_flag_of_the_wrappers_is_one() -> None:
     for call in re.finditer(r"@\('(run|doctor|manifest)', (.*?)\)", power, flags=re.S):
         found[call[1]] |= set(re.findall(r"'(--?[a-z][a-z-]*)'", call[2]))
     assert {"--until", "--timeout", "--log-file", "-o", "-y"} <= found["run"]
+    assert flags["run"] <= flags["doctor"], "both are given what the wrapper is given"
     assert {"--query-file", "--map", "--prefix"} <= found["manifest"]
     for name, used in found.items():
         assert used <= flags[name], (name, used - flags[name])

@@ -40,6 +40,9 @@ def start(manifest: Path, settings: Settings, config: Path | None) -> int:
     interface = ConsoleInterface(settings)
     if config is not None:
         interface.notice(f"Settings from {config}.")
+    if settings.results_table is not None and settings.results_db is None:
+        text = "--results-table does nothing without --results-db: no results go to a database."
+        interface.notice(text, warning=True)
     try:
         return int(execute(Request(manifest, settings), interface))
     except KeyboardInterrupt:  # before the run listens to signals, or after

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from audio_batch.cli import remote_options as remote
+from audio_batch.cli.option import opt
 
 app = typer.Typer(
     name="results",
@@ -25,8 +26,18 @@ class Dialect(StrEnum):
     SQLITE = "sqlite"
 
 
+_ResultsDb = Annotated[
+    str | None,
+    opt(
+        "The database of the table (SQLAlchemy URL) \\[push: the last run's].",
+        "--results-db",
+        panel="Database",
+    ),
+]
+
+
 @app.command("create")
-def create(results_db: remote.ResultsDb = None, results_table: remote.ResultsTable = None) -> None:
+def create(results_db: _ResultsDb = None, results_table: remote.ResultsTable = None) -> None:
     """Make the table where it is not there, before the first night's query asks it."""
     from audio_batch.databases import connecting, urls
     from audio_batch.databases.results_table import DEFAULT_TABLE, ResultsTable
@@ -38,10 +49,11 @@ def create(results_db: remote.ResultsDb = None, results_table: remote.ResultsTab
     try:
         table = ResultsTable(database, results_table or DEFAULT_TABLE)
         with database.translated():
-            table.prepare()
+            is_new = table.prepare()
     finally:
         database.close()
-    print(f"The table {table.name} is there.", file=sys.stderr)
+    done = "was made" if is_new else "was there already"
+    print(f"The table {table.name} {done}.", file=sys.stderr)
 
 
 @app.command("push")
@@ -49,7 +61,7 @@ def push(
     output_dir: Annotated[str, typer.Argument(help="The --output-dir of a run.")],
     state_dir: remote.StateDir = None,
     shard: remote.Shard = None,
-    results_db: remote.ResultsDb = None,
+    results_db: _ResultsDb = None,
     results_table: remote.ResultsTable = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Also what has been written already.")

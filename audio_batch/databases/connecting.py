@@ -25,12 +25,15 @@ _LONGEST_REASON = 300
 _MISSING = "pip install 'audio-batch[sql]'"
 
 # Of PostgreSQL's error codes:
-_NO_RIGHT, _READ_ONLY = "42501", "25006"
+_NO_RIGHT, _READ_ONLY, _NO_TABLE = "42501", "25006", "42P01"
 _LOCKED, _CANCELLED = "55P03", "57014"
 _REMEDIES = {
     _LOCKED: "Another session holds a lock: end it, or try again later.",
     _CANCELLED: "It has taken too long: see what holds it up, or try again later.",
 }
+_NO_RESULTS_YET = (
+    "If that is the table of results, `audio-batch results create --results-db URL` makes it."
+)
 _SQLITE_SLIPS = (
     *("no such", "syntax error", "unrecognized token", "incomplete input", "ambiguous"),
     *("readonly", "wrong number of arguments"),
@@ -38,6 +41,14 @@ _SQLITE_SLIPS = (
 
 _DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
 """Without a driver in the URL, SQLAlchemy would look for psycopg2: the extra has its successor."""
+
+_OTHERS = {
+    "mysql": ("pymysql", "mysql+pymysql"),
+    "mariadb": ("pymysql", "mariadb+pymysql"),
+    "mssql": ("pyodbc", "mssql+pyodbc"),
+    "oracle": ("oracledb", "oracle+oracledb"),
+}
+"""Databases that can be read with a driver of their own: its package, and the URL's scheme."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,9 +189,14 @@ def explained(error: Exception, name: str, *, statement: bool = False) -> AudioB
 
     reason = reason_of(error)
     if statement and _is_slip(error, reason):
-        return UsageError(f"The database {name} does not take the query: {reason}.")
+        return UsageError(
+            f"The database {name} does not take the query: {_ended(reason)}",
+            remedy=_NO_RESULTS_YET if _is_missing_table(error, reason) else "",
+        )
     if state_of(error) == _NO_RIGHT:
-        return SetupError(f"The database {name} refuses: {reason}.", remedy="Grant it to the user.")
+        return SetupError(
+            f"The database {name} refuses: {_ended(reason)}", remedy="Grant it to the user."
+        )
     if (state := state_of(error)) in _REMEDIES:
         remedy = _REMEDIES[state]
         if statement:
@@ -191,12 +207,21 @@ def explained(error: Exception, name: str, *, statement: bool = False) -> AudioB
         remedy = "See that it is running, and that host, user and password are right."
     reachable = not isinstance(error, exc.OperationalError | exc.InterfaceError | exc.TimeoutError)
     how = "refuses" if reachable else "cannot be used"
-    return SetupError(f"The database {name} {how}: {reason}.", remedy=remedy)
+    return SetupError(f"The database {name} {how}: {_ended(reason)}", remedy=remedy)
 
 
 def reason_of(error: Exception) -> str:
     """The driver's own words in one line, without the statement, its parameters or secrets."""
     return _words(getattr(error, "orig", None) or error)
+
+
+def _ended(reason: str) -> str:
+    """The end of a sentence of ours; some drivers ask a question."""
+    return reason if reason.endswith("?") else f"{reason}."
+
+
+def _is_missing_table(error: Exception, reason: str) -> bool:
+    return state_of(error) == _NO_TABLE or "no such table" in reason
 
 
 def _words(error: Exception) -> str:
@@ -323,4 +348,7 @@ def _set_up_sqlite(engine: Engine, read_only: bool) -> None:
 def _remedy(kind: str = "postgresql") -> str:
     if kind in ("postgresql", "sqlite"):
         return f"{_MISSING}."
+    if kind in _OTHERS:
+        package, scheme = _OTHERS[kind]
+        return f"pip install {package}, and write {scheme}://…"
     return f"Install SQLAlchemy's driver for {kind}."

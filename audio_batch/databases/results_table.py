@@ -60,8 +60,8 @@ class ResultsTable:
         self._table, self._meta = _tables(name)
         self._upsert = _upsert(self._table, database.dialect)
 
-    def prepare(self) -> None:
-        """See that the table is there, with every column.
+    def prepare(self) -> bool:
+        """See that the table is there, with every column; whether it had to be made.
 
         Raises:
             SetupError: a newer version of the program has made it, or the database is silent.
@@ -93,10 +93,11 @@ class ResultsTable:
             if there:
                 self._add_columns(connection)
             if version == VERSION:
-                return
+                return not there
             meta = self._meta
             connection.execute(meta.delete().where(meta.c.table_name == self._table.name))
             connection.execute(meta.insert(), {"table_name": self._table.name, "version": VERSION})
+            return not there
 
     def _add_columns(self, connection: Connection) -> None:
         """Columns that came after version 1 may be empty: older rows do not have them."""

@@ -239,7 +239,7 @@ def _filled(row: str, columns: tuple[str, ...]) -> str:
     ("arguments", "code", "said"),
     [
         (("--query", "SELEKT 1"), 2, "does not take the query"),
-        (("--table", "nothing_here"), 2, "does not take the query"),
+        (("--table", "nothing_here"), 2, "`audio-batch results create"),
         (("--query", "SELECT uuid FROM assets WHERE shelf = :shelf"), 2, ":shelf"),
         (("--query", "SELECT uuid FROM assets", "--param", "a=1"), 2, "no parameter :a"),
         (("--table", "assets", "--param", "a=1"), 2, "--param is for --query"),
