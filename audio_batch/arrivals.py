@@ -47,12 +47,16 @@ class Lookout(Protocol):
         """It takes part from now on. The runner's thread, before anything is begun there."""
         ...
 
-    def expects(self) -> bool:
-        """Whether a device has gone in such a way that another may come in its place."""
+    def expects(self, device: str) -> bool:
+        """Whether this device has gone in such a way that another may come in its place."""
+        ...
+
+    def stop(self) -> None:
+        """Look no more. Returns at once; again does no harm."""
         ...
 
     def close(self) -> None:
-        """Look no more."""
+        """Look no more, and wait a while until nothing is asked for either."""
         ...
 
 
@@ -64,6 +68,7 @@ class Arrivals:
         lookout: None: nothing joins.
         take: enters a device in what a run knows of its devices, among them the balancer.
         joined: called after some have joined.
+        stopping: whether the run is to end, so that nothing begins any more.
     """
 
     lookout: Lookout | None
@@ -73,6 +78,7 @@ class Arrivals:
     crew: Crew
     backlog: Backlog
     emit: Callable[[events.Event], None]
+    stopping: Callable[[], bool]
     _open: bool = False
     _alone_since_s: float | None = None
 
@@ -87,7 +93,7 @@ class Arrivals:
         self.inbox.put(lambda: self._welcome(arrivals))
 
     def _welcome(self, arrivals: Sequence[Arrival]) -> None:
-        if not self._open or self.lookout is None or not len(self.backlog):
+        if not self._open or self.lookout is None or not len(self.backlog) or self.stopping():
             return
         # One that is still thought to be there is offered again once it is known to be out.
         joining = [one for one in arrivals if one.device.id not in self.crew.in_service()]
@@ -102,7 +108,10 @@ class Arrivals:
 
     def awaited(self) -> bool:
         """Whether a run that has no device any more waits for one. Says so once."""
-        if not self._open or self.lookout is None or not self.lookout.expects():
+        if not self._open or self.lookout is None:
+            return False
+        last = self.crew.last_out()
+        if last is None or not self.lookout.expects(last):
             return False
         now_s = time.monotonic()
         if self._alone_since_s is None:
@@ -111,8 +120,14 @@ class Arrivals:
             self.emit(events.Notice(text, warning=True))
         return now_s - self._alone_since_s < PATIENCE_S
 
-    def close(self) -> None:
-        """Take nothing in any more."""
+    def stop(self) -> None:
+        """Take nothing in any more. Waits for nobody."""
         self._open = False
+        if self.lookout is not None:
+            self.lookout.stop()
+
+    def close(self) -> None:
+        """Take nothing in any more, and wait a while until nobody looks."""
+        self.stop()
         if self.lookout is not None:
             self.lookout.close()

@@ -292,7 +292,7 @@ def _open_cluster(options: RunOptions, output: str, assets: Sequence[Asset]) -> 
     from audio_batch.ray_reports import Needs
 
     some = (asset.path for asset in itertools.islice(assets, _WITNESSES))
-    witnesses = tuple(str(path) for path in some if path is not None)[:1]
+    witnesses = tuple(str(path) for path in some if path is not None)
     needs = Needs(witnesses, output)
     # Nobody tells how busy the devices of a cluster are: it is never started.
     sampler = Sampler()

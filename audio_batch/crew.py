@@ -81,6 +81,8 @@ class Crew:
         self._inbox = inbox
         self._emit = emit
         self._result = result
+        self.awaited: Callable[[], bool] = lambda: False
+        """Whether a run that has no device any more waits for one; told in `wire`."""
         self._needed: Set[Stage] = frozenset()
         self._closed = False
         self._told: set[str] = set()
@@ -282,13 +284,17 @@ class Crew:
             if load.out_reason is None and load.device.id != self._reserve
         ]
 
+    def last_out(self) -> str | None:
+        """The device that went out last of those that are out."""
+        return next(reversed(self._result.devices_out), None)
+
     def take_out(self, device: str, reason: str) -> None:
         """Give the device up; its work goes to the others."""
         self._balancer.take_out(device, reason)
         self._loading_since_s.pop(device, None)
         self._due_s.pop(device, None)
         self.tell()
-        if not self.in_service() and not self._loaded_once:
+        if not self.in_service() and not self._loaded_once and not self.awaited():
             raise SetupError(
                 f"No device can run the models: {'; '.join(self._result.devices_out.values())}"
             )

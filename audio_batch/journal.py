@@ -126,11 +126,15 @@ class Journal:
         with self._file.transaction():
             journal_runs.record_idle(self._db, version, request, started_at, exit_code)
 
-    def last_run(self) -> RunRecord | None:
-        """The newest run, or None in a new journal."""
+    def last_run(self, *, idle: bool = True) -> RunRecord | None:
+        """The newest run, or None in a new journal.
+
+        Args:
+            idle: whether one that had nothing to do counts as well as any; else it is told only
+                where there is no other.
+        """
         with self._file.translated():
-            row = self._db.execute("SELECT * FROM runs ORDER BY run_id DESC LIMIT 1").fetchone()
-            return journal_rows.run_of(row) if row else None
+            return journal_runs.last(self._db, idle=idle)
 
     def run(self, run_id: int) -> RunRecord | None:
         """A run by its number, or None."""

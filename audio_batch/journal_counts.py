@@ -163,7 +163,7 @@ class Tally:
                     (after, PAGE),
                 )
                 if count:
-                    yield text if text.isascii() else _ascii(text)
+                    yield text if text.isascii() and "\x7f" not in text else _ascii(text)
 
     def leave_out(self, asset_ids: Sequence[str]) -> None:
         """Do as if these assets were not in this journal either."""

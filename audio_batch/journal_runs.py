@@ -1,4 +1,4 @@
-"""The runs that had nothing to do, in the journal: there may be one every minute."""
+"""The last runs in the journal, and those that had nothing to do: of these one every minute."""
 
 from __future__ import annotations
 
@@ -6,6 +6,21 @@ import json
 import sqlite3
 import time
 from typing import Any
+
+from audio_batch import journal_rows
+from audio_batch.journal_rows import RunRecord
+
+
+def last(db: sqlite3.Connection, *, idle: bool) -> RunRecord | None:
+    """See `Journal.last_run`."""
+    newest = "ORDER BY run_id DESC LIMIT 1"
+    row = None
+    if not idle:
+        # Of a run of an earlier version nobody knows how much it had to do: it counts.
+        busy = "json_extract(request, '$.todo') IS NOT 0"
+        row = db.execute(f"SELECT * FROM runs WHERE {busy} {newest}").fetchone()
+    row = row or db.execute(f"SELECT * FROM runs {newest}").fetchone()
+    return journal_rows.run_of(row) if row else None
 
 
 def record_idle(

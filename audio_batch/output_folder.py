@@ -286,7 +286,7 @@ class OutputFolder:
 def of_a_run(
     location: str, state_dir: Path | None = None, shard: str | None = None
 ) -> OutputFolder:
-    """The output folder of a run, reached as its last run has reached it.
+    """The output folder of a run, reached as the last run that did something there has.
 
     Raises:
         UsageError: there is no journal of one.
@@ -299,7 +299,7 @@ def of_a_run(
     from audio_batch.journal import Journal
 
     journal = Journal(folder.journal_path, read_only=True)
-    run = journal.last_run()
+    run = journal.last_run(idle=False)
     journal.close()
     settings = run.request.get("settings", {}) if run else {}
     access = Access(

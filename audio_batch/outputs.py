@@ -136,7 +136,8 @@ class LocalOutputs:
         self._root = root
         self._text = str(root)
         self._tag = tag
-        self._stems: dict[str, array[int]] = {}
+        self._stems: dict[str, array[int] | None] = {}
+        """By folder; None of one that cannot be listed: of it anything may be there."""
 
     def publish(self, relative: PurePosixPath, data: bytes, *, format_name: str) -> PublishedFile:
         """See `Outputs.publish`; and `storage.publish` for the order of its steps."""
@@ -157,10 +158,14 @@ class LocalOutputs:
     def has_any(self, name: str) -> bool:
         """See `Outputs.has_any`. A folder is listed once, and 8 bytes are held of each name."""
         folder, _, stem = name.rpartition("/")
-        if (stems := self._stems.get(folder)) is None:
-            found = array("q", map(hash, _stems(Path(self._text, folder))))
-            stems = self._stems[folder] = in_order_of(found)
-        return has_hash(stems, hash(stem.lower()))
+        if folder not in self._stems:
+            try:
+                found = array("q", map(hash, _stems(Path(self._text, folder))))
+                self._stems[folder] = in_order_of(found)
+            except OSError:
+                self._stems[folder] = None
+        stems = self._stems[folder]
+        return stems is None or has_hash(stems, hash(stem.lower()))
 
     def is_marked(self, path: str) -> bool:
         """See `Outputs.is_marked`."""
@@ -208,11 +213,12 @@ def _stems(folder: Path) -> Iterator[str]:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                stem, dot, suffix = entry.name.lower().rpartition(".")
-                if dot + suffix in suffixes:
-                    yield stem
-    except (OSError, ValueError):
-        return  # it is not there, or nobody may look
+                # Apart: the lower case of a letter may go by what follows it (the Greek sigma).
+                stem, dot, suffix = entry.name.rpartition(".")
+                if f"{dot}{suffix}".lower() in suffixes:
+                    yield stem.lower()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return  # there is nothing
 
 
 def intact(outputs: Outputs, file: PublishedFile) -> bool:

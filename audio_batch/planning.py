@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import PurePosixPath
 
 from audio_batch import __version__
 from audio_batch.errors import ExitCode
+from audio_batch.formats import FORMATS
 from audio_batch.naming import OutputNamer
 from audio_batch.night import Night
 from audio_batch.occupied import Claim, Occupied, summary_of_others
@@ -44,7 +46,14 @@ def todo_of(night: Night) -> Todo:
     todo.anything_there = occupied.anything_there
     if not night.options.overwrite:
         summary = summary_of_others(night.folder, outputs, has_run=has_run)
-        todo.strangers = [*summary, *occupied.told(night.folder)]
+        # A kill leaves texts without their JSON, which comes last; with the journal all knowledge
+        # of it is lost, but for what the others' JSON say was made here.
+        left = {FORMATS[name].suffix for name in recovery.formats - {"json"}}
+        told = occupied.told(night.folder)
+        todo.strangers = [
+            *summary,
+            *(path for path in told if PurePosixPath(path).suffix not in left),
+        ]
     if recovery.count:
         night.interface.notice(
             "Taken over from published JSON, as the journal did not know of them: "

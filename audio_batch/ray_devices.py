@@ -60,7 +60,7 @@ def find_devices(
             remedy="See docs/cluster.md for what every node needs.",
         )
     cluster.workers_publish = locations.is_remote(needs.output) or all(
-        isinstance(one, NodeReport) and one.writes
+        isinstance(one, NodeReport) and bool(one.writes)
         for one in (found[node_id] for node_id in node_ids(able))
     )
     cluster.spots = {spot.device.id: spot for spot in able}

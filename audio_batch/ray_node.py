@@ -21,14 +21,15 @@ class NodeReport:
     Args:
         python: major and minor version.
         unseen: of the paths that were asked about, the first that is not there; "" for none.
-        writes: whether the folder that was asked about is the same one, and can be written to.
+        writes: whether the folder that was asked about is the same one, and can be written to;
+            None where nothing was asked.
         free_bytes: memory that is available there.
     """
 
     version: str
     python: tuple[int, int]
     unseen: str
-    writes: bool
+    writes: bool | None
     free_bytes: int
 
 
@@ -36,17 +37,17 @@ def report(witnesses: Sequence[str], token: Path | None) -> NodeReport:
     """Look around.
 
     Args:
-        witnesses: local recordings that the node is to see.
+        witnesses: local recordings or folders that the node is to see.
         token: a file that the driver has written into the output folder; None asks nothing.
     """
     from audio_batch.host_memory import available_bytes
 
-    unseen = next((path for path in witnesses if not _is_there(path)), "")
+    unseen = next((path for path in witnesses if not is_there(path)), "")
     return NodeReport(
         version=__version__,
         python=sys.version_info[:2],
         unseen=unseen,
-        writes=token is not None and _can_write_beside(token),
+        writes=_can_write_beside(token) if token is not None else None,
         free_bytes=available_bytes(),
     )
 
@@ -66,9 +67,10 @@ def request(bundles: Sequence[dict[str, float]]) -> None:
     request_resources(bundles=list(bundles))
 
 
-def _is_there(path: str) -> bool:
+def is_there(path: str) -> bool:
+    """Whether a file or folder is there for this machine."""
     try:
-        return Path(path).is_file()
+        return Path(path).exists()
     except (OSError, ValueError):
         return False
 

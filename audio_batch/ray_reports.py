@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from audio_batch import __version__, locations
 from audio_batch.ray_cluster import Cluster, first_line
-from audio_batch.ray_node import NodeReport, report
+from audio_batch.ray_node import NodeReport, is_there, report
 from audio_batch.storage import temporary_name
 
 _REPORT_S = 120.0
@@ -25,7 +26,8 @@ class Needs:
     """What a run asks of every node.
 
     Args:
-        witnesses: local recordings that it must see.
+        witnesses: local recordings. It must see the first that this machine sees at that moment,
+            or where all have been moved away, the folder of one.
         output: where outputs go.
     """
 
@@ -46,7 +48,10 @@ class Needs:
         """
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        ray = cluster.ray
+        node_ids = list(node_ids)
+        if not node_ids:
+            return {}
+        ray, witness = cluster.ray, self._witness()
         ask = ray.remote(report)
         with _token(self.output) as token:
             asked = {
@@ -54,7 +59,7 @@ class Needs:
                     num_cpus=0,
                     max_retries=0,
                     scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
-                ).remote(self.witnesses, token)
+                ).remote(witness, token)
                 for node_id in node_ids
             }
             deadline_s = time.monotonic() + _REPORT_S
@@ -72,6 +77,12 @@ class Needs:
                         found[node_id] = _why(error)
                     break
         return found
+
+    def _witness(self) -> tuple[str, ...]:
+        """What a node is asked for now; nothing where this machine sees nothing itself."""
+        folders = (str(Path(path).parent) for path in self.witnesses)
+        seen = (path for path in (*self.witnesses, *folders) if is_there(path))
+        return tuple(itertools.islice(seen, 1))
 
 
 def problem_of(found: NodeReport | str) -> str | None:

@@ -32,7 +32,9 @@ class Recovery:
         begin: begins, and ends, the run that the rows are of; called once, at the first of them.
         read: is given the output name and the bytes of each JSON that is not taken over.
 
-    `count` says how many rows were made.
+    Attributes:
+        count: how many rows were made.
+        formats: what was published with their JSON.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Recovery:
         self._run_id: int | None = None
         self._worthwhile: bool | None = None
         self.count = 0
+        self.formats: set[str] = set()
 
     def take_over(self, planned: Sequence[Planned]) -> int:
         """Make rows for those of these assets whose transcripts are there; say for how many.
@@ -68,6 +71,7 @@ class Recovery:
                 self._run_id = self._begin()
             self._journal.adopt(found, self._run_id)
         self.count += len(found)
+        self.formats.update(file.format for entry in found for file in entry.outputs)
         return len(found)
 
     def is_published(self, output_name: str) -> bool:

@@ -86,15 +86,15 @@ class Runner:
             self._partings.heard = self._journal.parts()
         self._backlog.feed_from(feed, self._taken)
         try:
+            self._arrivals.begin()  # what goes while models load may be waited for
             if self._pool.isolated or needed:
                 self._crew.load_all(needed)
-            self._arrivals.begin()
             self._loop()
         except BaseException as error:
             self._drain(error)
             raise
         finally:
-            self._arrivals.close()
+            self._arrivals.stop()
             self._announce_stop()
             self.result.wall_s = time.monotonic() - begun_s
             busy_s = self._departures.dispatcher.busy_s(self._now_s())
@@ -111,6 +111,7 @@ class Runner:
                 else self._pool.close()
             )
             self.result.dropped = self.result.dropped or not released
+            self._arrivals.close()  # after the pool: whoever wants out waits for no cluster
             self._take_what_is_there()
             self._put_back()
             self.result.was_busy(busy_s)
@@ -216,6 +217,7 @@ class Runner:
     def _announce_stop(self) -> None:
         if self.stop.requested.is_set() and not self._announced_stop:
             self._announced_stop = True
+            self._arrivals.stop()
             self._announcer.emit(events.StopRequested(self.stop.reason, len(self._flights)))
 
     def _out_of_time(self) -> bool:
@@ -231,6 +233,7 @@ class Runner:
     def _drain(self, error: BaseException) -> None:
         """After an error: let what runs end, and commit what still can be committed."""
         self._draining = True
+        self._arrivals.stop()
         if len(self._flights):
             text = f"{error} {len(self._flights)} running are finished first."
             self._announcer.emit(events.Notice(text, warning=True))

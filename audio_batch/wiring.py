@@ -206,6 +206,7 @@ def wire(means: Means) -> Wiring:
         crew=crew,
         backlog=backlog,
         emit=announcer.emit,
+        stopping=stop.requested.is_set,
     )
     departures = Departures(
         journal=journal,
@@ -225,6 +226,7 @@ def wire(means: Means) -> Wiring:
         emit=announcer.emit,
         now_s=now_s,
     )
+    crew.awaited = arrivals.awaited
     endings.mishaps, endings.dispatcher = mishaps, dispatcher
     news.endings, news.mishaps = endings, mishaps
     return Wiring(

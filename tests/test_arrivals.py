@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,13 +13,13 @@ from test_runner import OPTIONS, done, failed, planned
 
 from audio_batch import events
 from audio_batch.arrivals import Arrival
-from audio_batch.errors import SetupError
+from audio_batch.errors import DeviceError, SetupError
 from audio_batch.feeding import ListFeed
 from audio_batch.gpu.balancer import Balancer
 from audio_batch.gpu.capacity import later_max_per_gpu, parse_max_per_gpu
 from audio_batch.gpu.devices import Device
 from audio_batch.journal import Journal
-from audio_batch.outcome import Outcome, RunResult
+from audio_batch.outcome import Outcome, RunResult, Stage
 from audio_batch.pipeline import Job
 from audio_batch.pools import ThreadPool
 from audio_batch.runner import Runner
@@ -36,8 +36,11 @@ class Offers:
     is_lost: bool = False
     up: threading.Event = field(default_factory=threading.Event)
     over: threading.Event = field(default_factory=threading.Event)
+    closed: threading.Event = field(default_factory=threading.Event)
     taken_in: list[str] = field(default_factory=list)
-    asked: int = 0
+    log: list[str] = field(default_factory=list)
+    error: Exception | None = None
+    asked: list[str] = field(default_factory=list)
 
     def begin(self, found: Callable[[Sequence[Arrival]], None], _left: Callable[[], int]) -> None:
         def offer() -> None:
@@ -49,22 +52,37 @@ class Offers:
 
     def taken(self, arrival: Arrival) -> None:
         self.taken_in.append(arrival.device.id)
+        if self.error is not None:
+            raise self.error
 
-    def expects(self) -> bool:
-        self.asked += 1
-        if self.asked > 2:  # the run waits, tick after tick
+    def expects(self, device: str) -> bool:
+        self.asked.append(device)
+        if len(self.asked) > 2:  # the run waits, tick after tick
             self.up.set()
         return self.is_lost
 
-    def close(self) -> None:
+    def stop(self) -> None:
         self.over.set()
+
+    def close(self) -> None:
+        assert self.over.is_set()
+        self.closed.set()
+        self.log.append("close")
 
 
 def run(
-    folder: Path, count: int, work: Callable[[Job], Outcome], offers: Offers
+    folder: Path,
+    count: int,
+    work: Callable[[Job], Outcome],
+    offers: Offers,
+    *,
+    load: Callable[[str, Set[Stage]], Sequence[str]] = lambda _device, _needed: (),
+    devices: Sequence[Device] = (A,),
+    begun: Callable[[Runner], None] = lambda _runner: None,
+    pool: type[ThreadPool] = ThreadPool,
 ) -> tuple[RunResult, list[events.Event]]:
     told: list[events.Event] = []
-    balancer = Balancer([A], {A.id: 1})
+    balancer = Balancer(devices, {device.id: 1 for device in devices})
     journal = Journal(folder / "journal.sqlite3")
     try:
         means = Means(
@@ -72,13 +90,15 @@ def run(
             journal=journal,
             run_id=journal.begin_run(version="0", request={}),
             balancer=balancer,
-            pool=lambda _tell, _died: ThreadPool(work, 3),
-            loader=lambda _pool: Loading(lambda _device, _needed: ()),
+            pool=lambda _tell, _died: pool(work, 3),
+            loader=lambda _pool: Loading(load),
             emit=told.append,
             lookout=offers,
             take=lambda arrival: balancer.add(arrival.device, arrival.slots),
         )
-        return Runner(means).run(ListFeed(planned(count))), told
+        runner = Runner(means)
+        begun(runner)
+        return runner.run(ListFeed(planned(count))), told
     finally:
         journal.close()
 
@@ -104,7 +124,7 @@ def test_a_device_that_joins_works_and_joins_once(tmp_path: Path) -> None:
     assert result.done == 200
     assert joined(told) == offers.taken_in == [B.id]
     assert len(seen) == 2
-    assert offers.over.is_set()
+    assert offers.closed.is_set()
 
 
 def test_a_run_without_a_device_waits_for_one_that_is_lost_and_takes_it_anew(
@@ -129,6 +149,89 @@ def test_a_run_whose_device_failed_by_itself_waits_for_nobody(tmp_path: Path) ->
     with pytest.raises(SetupError, match="No device is left"):
         run(tmp_path, 5, lambda job: failed(job, device=True), offers)
     assert not offers.taken_in
+
+
+def test_a_device_that_is_lost_while_it_loads_is_waited_for(tmp_path: Path) -> None:
+    offers = Offers([Arrival(B, 1)], is_lost=True)
+
+    def load(device: str, _needed: Set[Stage]) -> Sequence[str]:
+        if device == A.id:
+            raise DeviceError("a has left the cluster.")
+        return ()
+
+    result, told = run(tmp_path, 3, done, offers, load=load)
+    assert (result.done, joined(told)) == (3, [B.id])
+    assert set(offers.asked) == {A.id}
+
+
+def test_the_device_that_went_out_last_is_asked_about(tmp_path: Path) -> None:
+    offers = Offers([])
+    first = threading.Event()
+
+    def work(job: Job) -> Outcome:
+        if job.device == A.id:
+            first.wait(30)
+        first.set()
+        return failed(job, device=True)
+
+    with pytest.raises(SetupError):
+        run(tmp_path, 9, work, offers, devices=(A, B))
+    assert offers.asked == [A.id]
+
+
+def test_nothing_joins_a_run_that_was_told_to_stop(tmp_path: Path) -> None:
+    offers = Offers([Arrival(B, 1)])
+    runners: list[Runner] = []
+    over: list[bool] = []
+
+    def work(job: Job) -> Outcome:
+        runners[0].stop.request("SIGINT")
+        offers.up.set()
+        over.append(offers.over.wait(10))
+        return done(job)
+
+    result, told = run(tmp_path, 5, work, offers, begun=runners.append)
+    assert result.interrupted
+    assert over == [True], "it looks on while what runs is finished"
+    assert not joined(told)
+
+
+def test_nothing_joins_while_what_runs_is_finished_after_an_error(tmp_path: Path) -> None:
+    offers = Offers([Arrival(B, 1)], error=SetupError("The disk is full."))
+    over: list[bool] = []
+
+    def work(job: Job) -> Outcome:
+        offers.up.set()
+        over.append(offers.over.wait(10))
+        return done(job)
+
+    with pytest.raises(SetupError, match="disk is full"):
+        run(tmp_path, 5, work, offers)
+    assert over == [True]
+    assert offers.taken_in == [B.id]
+
+
+def test_who_wants_out_waits_for_no_cluster(tmp_path: Path) -> None:
+    order: list[str] = []
+    offers = Offers([], log=order)
+    runners: list[Runner] = []
+    release = threading.Event()
+
+    class Pool(ThreadPool):
+        def drop(self) -> bool:
+            order.append("drop")
+            release.set()
+            return super().drop()
+
+    def work(job: Job) -> Outcome:
+        runners[0].stop.request("SIGINT")
+        runners[0].stop.request("SIGINT")
+        release.wait(10)
+        return done(job)
+
+    result, _ = run(tmp_path, 5, work, offers, begun=runners.append, pool=Pool)
+    assert result.dropped
+    assert order == ["drop", "close"]
 
 
 def test_a_device_that_was_out_begins_anew_in_the_balancer() -> None:

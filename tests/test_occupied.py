@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 from pathlib import Path
@@ -13,6 +14,7 @@ from program import Answer, environment, write_tone
 from stores.s3 import S3
 
 from audio_batch.occupied import owner_of
+from audio_batch.outputs import LocalOutputs
 from audio_batch.storage import STATE_FOLDER
 
 slow = pytest.mark.slow
@@ -161,6 +163,14 @@ def test_what_a_killed_publication_left_is_written_again(tmp_path: Path, by: str
     go(tmp_path, *rest)
     assert (tmp_path / "out/talk.lrc").read_text() != "What was left."
     assert owners(tmp_path / "out") == {"talk.json": "talk"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a link, which not everybody may make there")
+def test_in_a_folder_that_cannot_be_listed_anything_may_be(tmp_path: Path) -> None:
+    (tmp_path / "round").symlink_to("round")
+    outputs = LocalOutputs(tmp_path)
+    assert outputs.has_any("round/talk")
+    assert not outputs.has_any("none/talk")
 
 
 def test_a_bucket_says_what_is_ours(tmp_path: Path, s3: S3) -> None:

@@ -11,12 +11,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 from program import Answer, command, environment, write_manifest
@@ -264,13 +266,157 @@ def test_nodes_that_are_new_are_offered_if_they_can_do_the_work(*, must_write: b
             return
         (arrival,) = offered.get(timeout=20)
         assert (arrival.device.id, arrival.slots) == ("ray:host2/cpu", 4)
-        assert not lookout.expects()
         lookout.taken(arrival)
+        assert not lookout.expects("ray:host2/cpu")
         assert cluster.spots["ray:host2/cpu"].free_bytes == 1 << 34
     finally:
         lookout.close()
     new["Alive"] = False
-    assert lookout.expects()
+    assert lookout.expects("ray:host2/cpu")
+    assert not lookout.expects("ray:host1/cpu"), "its node is there: it failed by itself"
+
+
+def looking(
+    *nodes: dict[str, Any],
+    of_the_run: dict[str, Any],
+    needs: Needs,
+    word: str = "auto",
+    ray: type[SomeNodes] = SomeNodes,
+    must_write: bool = False,
+) -> tuple[Cluster, RayLookout]:
+    """A lookout of a run that has begun with what one of these nodes has."""
+    cluster = Cluster(ray(*nodes), is_ours=False)  # type: ignore[arg-type]
+    free = {of_the_run["NodeID"]: of_the_run["Resources"]}
+    cluster.spots = {one.device.id: one for one in find_spots([of_the_run], free, word)}
+    return cluster, RayLookout(cluster, word, needs, lambda _spot: 1, must_write=must_write)
+
+
+def test_a_run_of_gpus_stays_one_when_the_last_of_them_goes() -> None:
+    head, gpu, later = node(1, CPU=8), node(2, CPU=8, GPU=1), node(3, CPU=8, GPU=1)
+    nodes = [head, later]
+    _, lookout = looking(head, gpu, of_the_run=gpu, needs=Say())
+    assert lookout._look([head]) == [], "its cores"
+    assert [one.device.id for one in lookout._look(nodes)] == ["ray:host3/cuda:0"]
+
+
+class Silent(Needs):
+    """Nodes that do not answer; each question."""
+
+    asked: ClassVar[list[list[str]]] = []
+    said: ClassVar[NodeReport | str] = "it has not answered."
+
+    def reports(
+        self, _cluster: Cluster, node_ids: Iterable[str], **_: object
+    ) -> dict[str, NodeReport | str]:
+        found = dict.fromkeys(node_ids, self.said)
+        self.asked.append(list(found))
+        return found
+
+
+class OutOfDate(Silent):
+    """Nodes of an earlier version."""
+
+    asked: ClassVar[list[list[str]]] = []
+    said = NodeReport("0", (3, 11), "", True, 1 << 34)
+
+
+def test_a_node_that_cannot_do_the_work_is_asked_nothing_more() -> None:
+    ours, new = node(1, CPU=2), node(2, CPU=2)
+    _, lookout = looking(ours, new, of_the_run=ours, needs=OutOfDate())
+    OutOfDate.asked.clear()
+    for _ in range(3):
+        assert lookout._look([ours, new]) == []
+    assert OutOfDate.asked == [[new["NodeID"]]]
+
+
+def test_a_node_that_did_not_answer_is_asked_again_later_and_told_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ours, new = node(1, CPU=2), node(2, CPU=2)
+    _, lookout = looking(ours, new, of_the_run=ours, needs=Silent())
+    Silent.asked.clear()
+    for _ in range(3):
+        assert lookout._look([ours, new]) == []
+    assert Silent.asked == [[new["NodeID"]]]
+    lookout._again_s[new["NodeID"]] = 0.0  # minutes later
+    assert lookout._look([ours, new]) == []
+    assert Silent.asked == [[new["NodeID"]]] * 2
+    assert caplog.text.count("host2 is left out: it has not answered.") == 1
+
+
+class Tasks(SomeNodes):
+    """Ray that runs a task here, at once; what was asked of it."""
+
+    asked: ClassVar[list[str]] = []
+
+    class exceptions:
+        """Ray's."""
+
+        class GetTimeoutError(Exception):
+            """Ray's."""
+
+    def remote(self, function: Callable[..., Any]) -> Any:
+        self.asked.append(function.__name__)
+        return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=function))
+
+    def get(self, answer: Any, **_: object) -> Any:
+        return answer
+
+
+def test_a_driver_that_cannot_write_blames_no_node(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    ours, new = node(1, CPU=2), node(2, CPU=2)
+    recording = tmp_path / "a.wav"
+    needs = Needs((str(recording),), str(tmp_path / "out"))
+    # The output folder has gone: the driver cannot write, and nodes are not to blame.
+    cluster, lookout = looking(ours, new, of_the_run=ours, needs=needs, ray=Tasks, must_write=True)
+    Tasks.asked.clear()
+    assert lookout._look([ours, new]) == []
+    assert lookout._look([ours, new]) == []
+    assert Tasks.asked == ["report"]
+    (tmp_path / "out").mkdir()
+    lookout._again_s[new["NodeID"]] = 0.0
+    assert [one.device.id for one in lookout._look([ours, new])] == ["ray:host2/cpu"]
+    assert Tasks.asked == ["report"] * 2
+    assert needs.reports(cluster, []) == {}
+    assert Tasks.asked == ["report"] * 2
+    assert [*(tmp_path / "out").iterdir()] == []
+
+
+def test_a_recording_that_was_moved_away_is_no_witness(tmp_path: Path) -> None:
+    first, second = tmp_path / "a/a.wav", tmp_path / "b/b.wav"
+    for path in (first, second):
+        path.parent.mkdir()
+        path.touch()
+    needs = Needs((str(first), str(second)))
+    assert needs._witness() == (str(first),)
+    first.unlink()
+    assert needs._witness() == (str(second),)
+    second.unlink()
+    assert needs._witness() == (str(first.parent),)
+    for path in (first, second):
+        path.parent.rmdir()
+    assert needs._witness() == ()
+
+
+def test_nothing_is_asked_for_once_nobody_looks() -> None:
+    ours = node(1, CPU=2)
+    listed, go_on = threading.Event(), threading.Event()
+
+    class Slow(SomeNodes):
+        def nodes(self) -> list[dict[str, Any]]:
+            listed.set()
+            go_on.wait(30)
+            return super().nodes()
+
+    _, lookout = looking(ours, of_the_run=ours, needs=Say(), ray=Slow)
+    left: list[int] = []
+    lookout.begin(lambda _arrivals: None, lambda: left.append(1) or 5)  # type: ignore[func-returns-value]
+    assert listed.wait(30)
+    lookout.stop()
+    go_on.set()
+    lookout.close()
+    assert left == []
 
 
 def test_devices_of_a_cluster_have_no_numbers() -> None:

@@ -112,3 +112,28 @@ def test_what_cannot_be_known_of_how_many_there_were_is_not_told(cli: Cli, tmp_p
     assert (told["selected"], told["todo"], told["at_work"]) == (None, None, False)
     text = cli("status", out).out
     assert "ended with exit code 0." in text and "selected" not in text
+
+
+def test_what_had_nothing_to_do_is_not_repeated(cli: Cli, tmp_path: Path) -> None:
+    manifest, out = write_manifest(tmp_path, 2), tmp_path / "out"
+    (tmp_path / "audio/tone-001.wav").write_bytes(b"no recording")
+    results = f"sqlite:///{tmp_path / 'results.sqlite3'}"
+    assert cli("run", manifest, *NULL, "-o", out, "--results-db", results).code == 3
+    assert cli("run", manifest, *NULL, "-o", out, "--limit", 1).code == 0  # nothing to do
+    assert (last_run(cli, out)["selected"], last_run(cli, out)["todo"]) == (1, 0)
+    pushed = cli("results", "push", out)
+    assert pushed.code == 0, pushed.err
+    again = cli("retry", out, "--yes")
+    assert again.code == 3, again.err
+    assert (last_run(cli, out)["selected"], last_run(cli, out)["todo"]) == (2, 1)
+
+
+def test_a_folder_whose_runs_all_had_nothing_to_do_has_a_last_one(tmp_path: Path) -> None:
+    with closing(Journal(tmp_path / "journal.sqlite3")) as journal:
+        assert journal.last_run(idle=False) is None
+        journal.record_idle_run(version="0", request={"todo": 0}, started_at=1.0, exit_code=0)
+        assert journal.last_run(idle=False) is not None
+        begun = journal.begin_run(version="0", request={})  # as an earlier version did
+        journal.record_idle_run(version="0", request={"todo": 0}, started_at=2.0, exit_code=0)
+        last = journal.last_run(idle=False)
+        assert last is not None and last.run_id == begun

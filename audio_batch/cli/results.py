@@ -86,8 +86,9 @@ def push(
     with folder.locked():
         journal = Journal(folder.journal_path)
         try:
-            run = journal.last_run()
-            asked = Request.from_json(run.request).settings if run is not None else None
+            runs = (journal.last_run(idle=False), journal.last_run())
+            named = (Request.from_json(run.request).settings for run in runs if run is not None)
+            asked = next((one for one in named if one.results_db is not None), None)
             url = results_db or (asked.results_db if asked is not None else None)
             table = results_table or (asked.results_table if asked is not None else None)
             if url is None:

@@ -1,4 +1,4 @@
-"""`audio-batch retry OUT`: the last run again, with what failed in it."""
+"""`audio-batch retry OUT`: the last run that did something again, with what failed in it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def retry(
         bool, typer.Option("--yes", "-y", help="Go on after failures without asking.")
     ] = False,
 ) -> int:
-    """Repeat the folder's last run with the same manifest and settings, failed assets included."""
+    """Repeat the folder's last run that did something, failed assets included."""
     from audio_batch.cli.console import start
     from audio_batch.errors import UsageError
     from audio_batch.journal import Journal
@@ -26,7 +26,7 @@ def retry(
 
     folder = of_a_run(output_dir, state_dir, shard)
     journal = Journal(folder.journal_path, read_only=True)
-    run = journal.last_run()
+    run = journal.last_run(idle=False)
     journal.close()
     if run is None:
         raise UsageError(f"No run has begun in {output_dir}.", remedy="Use `audio-batch run`.")

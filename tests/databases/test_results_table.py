@@ -339,8 +339,11 @@ def test_a_locked_table_is_not_waited_for_for_ever(
         other.autocommit = False
         other.execute(f"LOCK TABLE {DEFAULT_TABLE}")
         assert run_app(asked) == 5
-    assert "Another session holds a lock" in capfd.readouterr().err
+    err = capfd.readouterr().err
+    assert f"The table {DEFAULT_TABLE} was made." in err
+    assert "Another session holds a lock" in err
     assert run_app(asked) == 0
+    assert f"The table {DEFAULT_TABLE} was there already." in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("limits", [Limits(lock_s=0.3, statement_s=60, silence_s=60),
