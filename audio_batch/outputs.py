@@ -151,9 +151,11 @@ class LocalOutputs:
         """See `Outputs.size_bytes`."""
         try:
             # Texts and not `Path`s, which cost more than the look.
-            return os.stat(os.path.join(self._text, path)).st_size  # noqa: PTH116, PTH118
+            status = os.stat(os.path.join(self._text, path))  # noqa: PTH116, PTH118
         except (OSError, ValueError):
             return None
+        # A folder of that name holds up its asset, which says so.
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
 
     def has_any(self, name: str) -> bool:
         """See `Outputs.has_any`. A folder is listed once, and 8 bytes are held of each name."""
