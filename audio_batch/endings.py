@@ -28,7 +28,7 @@ from audio_batch.holds import Holds
 from audio_batch.journal import Journal
 from audio_batch.mishaps import Mishaps
 from audio_batch.options import RunOptions
-from audio_batch.outcome import Outcome, RunResult, State
+from audio_batch.outcome import Outcome, RunResult, Stage, State
 from audio_batch.partings import Partings
 from audio_batch.pipeline import Job, source_identity
 from audio_batch.plan import Planned, due_for_redo, redo_of, stands_all_the_same
@@ -36,6 +36,8 @@ from audio_batch.pools import Pool
 from audio_batch.watchdog import Expectation
 
 MAX_RETRY_DELAY_S = 300.0
+
+_HEARING = frozenset(stage.value for stage in Stage)
 
 
 @dataclass(slots=True)
@@ -92,14 +94,22 @@ class Endings:
         self.litter.clear()
 
     def withdraw(self) -> None:
-        """The run is to stop: what was only read ahead is put back, and counts as no attempt."""
-        for flight in [f for f in self.flights.values() if f.queued and not f.abandoned]:
+        """The run is to stop: what is not worth waiting for is put back, and is no attempt."""
+        for flight in [f for f in self.flights.values() if self._is_futile(f)]:
             self.abandon(flight)
             if self.flights.others(flight):
                 continue
+            self.holds.lost(flight.job.key, self.now_s())
             self.backlog.put_back(flight.planned)
             if flight.job.part is None:
                 self.journal.finish(flight.outcome(State.INTERRUPTED), counts=False)
+
+    def _is_futile(self, flight: Flight) -> bool:
+        """Whether a job has not begun, or waits for a store that may not answer for minutes."""
+        if flight.abandoned:
+            return False
+        waits = flight.stage not in _HEARING and self.holds.is_tried(flight.job.key)
+        return flight.queued or waits
 
     def abandon(self, flight: Flight) -> None:
         """Wait for it no longer, and let it end as soon as it can."""
@@ -145,6 +155,8 @@ class Endings:
             self.backlog.put_back(planned)
             self._not_this_time(flight, outcome)
             raise SetupError(outcome.error_text or "The disk is full.")
+        if outcome.reached:
+            self.holds.reached(flight)
         if outcome.away is None:
             self.holds.ended(flight, outcome, self.now_s())
         elif self._held(flight, planned, outcome, outcome.away, worker):
@@ -199,7 +211,13 @@ class Endings:
         """Whether an asset whose store is away waits for it; then no attempt counts."""
         if outcome.source is not None:
             planned = replace(planned, source=outcome.source)  # what is kept was made of it
-        back = self.holds.failed(flight, planned, away, self.now_s())
+        back = self.holds.failed(
+            flight,
+            planned,
+            away,
+            self.now_s(),
+            last=self._retry_delay_s(flight.job, outcome) is None,
+        )
         if back is None:
             return False
         if not flight.job.copy:

@@ -131,11 +131,13 @@ class Away:
         store: what cannot be reached, as "https://host" or "s3://bucket"; no secret is in it.
         signed_out: the sign-in is missing or over; else the store does not answer at all.
         reason: what is wrong, a phrase.
+        remedy: what to do, sentences; "" where nothing is known.
     """
 
     store: str
     signed_out: bool
     reason: str
+    remedy: str = ""
 
 
 class AssetError(AudioBatchError):

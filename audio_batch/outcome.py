@@ -73,6 +73,7 @@ class Outcome:
     has lowered it. `died` counts the attempt among those that ended their process. `part` labels
     the part of the asset that was heard: it publishes nothing, and `duration_s` is its own length.
     `source` is the recording's identity, where that was not known before it was fetched.
+    `reached`: the recording's store has answered this attempt, with the recording or without.
     `superseded`: another device has published the asset meanwhile. `rehearsed`: done without
     keeping or publishing anything. `away`: it failed because its store, or that of the outputs, is
     away.
@@ -103,6 +104,7 @@ class Outcome:
     superseded: bool = False
     rehearsed: bool = False
     source: str | None = None
+    reached: bool = False
     away: Away | None = None
 
 
@@ -166,8 +168,10 @@ class RunResult:
             self.done += 1
         else:
             self.failed += 1
-        if not (outcome.stages or outcome.rehearsed):
-            self.rendered += outcome.state is State.DONE
+        if outcome.rendered_only and outcome.state is State.DONE:
+            self.rendered += 1
+            return
+        if outcome.state is not State.DONE and not (outcome.stages or outcome.rehearsed):
             return
         share = self.shares.setdefault(outcome.device, DeviceShare())
         share.assets += 1

@@ -175,7 +175,7 @@ def process(job: Job, context: Context) -> Outcome:
         work = StageWork(job, context, StageClock(), recording)
         outcome = _attempt(work)
     found = None if work.job.source == job.source else work.job.source
-    return dataclasses.replace(outcome, source=found)
+    return dataclasses.replace(outcome, source=found, reached=recording.reached)
 
 
 def _attempt(work: StageWork) -> Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -166,16 +167,15 @@ def test_a_device_that_is_lost_while_it_loads_is_waited_for(tmp_path: Path) -> N
 
 def test_the_device_that_went_out_last_is_asked_about(tmp_path: Path) -> None:
     offers = Offers([])
-    first = threading.Event()
+    runners: list[Runner] = []
 
     def work(job: Job) -> Outcome:
-        if job.device == A.id:
-            first.wait(30)
-        first.set()
+        while job.device == A.id and B.id not in runners[0].result.devices_out:
+            time.sleep(0.01)
         return failed(job, device=True)
 
     with pytest.raises(SetupError):
-        run(tmp_path, 9, work, offers, devices=(A, B))
+        run(tmp_path, 9, work, offers, devices=(A, B), begun=runners.append)
     assert offers.asked == [A.id]
 
 
@@ -185,7 +185,8 @@ def test_nothing_joins_a_run_that_was_told_to_stop(tmp_path: Path) -> None:
     over: list[bool] = []
 
     def work(job: Job) -> Outcome:
-        runners[0].stop.request("SIGINT")
+        time.sleep(0.05)  # what was told before has been heard
+        runners[0].stop.requested.set()  # an offer comes before the signal's own message
         offers.up.set()
         over.append(offers.over.wait(10))
         return done(job)

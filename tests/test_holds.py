@@ -9,20 +9,24 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from test_runner import OPTIONS, House, done, planned
+from test_runner import OPTIONS, House, planned
+from test_runner import done as heard_here
 
 from audio_batch import events
+from audio_batch.backlog import Backlog
 from audio_batch.errors import Away, ErrorKind
-from audio_batch.flights import Flight, job_of
+from audio_batch.feeding import ListFeed
+from audio_batch.flights import Flight, Flights, job_of
 from audio_batch.gpu.devices import CPU
 from audio_batch.guards import Guards
 from audio_batch.holds import Holds
 from audio_batch.journal import Journal
-from audio_batch.outcome import Outcome, State
+from audio_batch.outcome import Outcome, RunResult, State
 from audio_batch.pipeline import Job
 from audio_batch.plan import Planned
 from audio_batch.runner import Runner
 from audio_batch.time_limits import TimeLimit
+from audio_batch.watchdog import Expectation
 
 SOON_S = 0.05
 
@@ -40,6 +44,11 @@ def lying(*uris: str) -> list[Planned]:
         )
         for item, uri in zip(planned(len(uris)), uris, strict=True)
     ]
+
+
+def done(job: Job) -> Outcome:
+    """Done; what does not lie here was fetched for it."""
+    return dataclasses.replace(heard_here(job), reached=job.asset.path is None)
 
 
 def missed(job: Job, store: str, *, signed_out: bool = True) -> Outcome:
@@ -146,15 +155,26 @@ def test_what_was_held_has_all_its_attempts(house: House, signed_out: bool) -> N
 @pytest.mark.parametrize("wait_s", [60, 0])
 def test_too_few_to_tell_or_nobody_who_waits_fail_as_ever(house: House, wait_s: float) -> None:
     count = 2 if wait_s else 4
+    more = 30 if wait_s else 0  # others, that show that the network is well
+
+    def work(job: Job) -> Outcome:
+        if job.asset.uri.startswith("https://dead"):
+            return missed(job, "https://dead", signed_out=False)
+        time.sleep(0.02)
+        return done(job)
+
     result = house.run(
-        count,
-        lambda job: missed(job, "https://dead", signed_out=False),
-        todo=lying(*[f"https://dead/{n}" for n in range(count)]),
+        count + more,
+        work,
+        todo=lying(
+            *[f"https://dead/{n}" for n in range(count)],
+            *[f"https://well/{n}" for n in range(more)],
+        ),
         options=dataclasses.replace(OPTIONS, outage_wait_s=wait_s),
         holds=Holds(wait_s, first_s=SOON_S),
     )
-    assert (result.done, result.failed) == (0, count)
-    assert set(attempts(house).values()) == {3}
+    assert (result.done, result.failed) == (more, count)
+    assert {attempts(house)[f"a{n}"] for n in range(count)} == {3}
 
 
 def test_what_never_comes_back_is_left_to_the_next_run(house: House) -> None:
@@ -169,7 +189,9 @@ def test_what_never_comes_back_is_left_to_the_next_run(house: House) -> None:
     assert (store.store, store.assets, store.reason) == ("s3://", 3, "nobody is there")
     assert "aws sso login" in store.remedy
     assert house.states()[State.FAILED] == 0
-    assert any("Nothing else is left to do: 3 assets wait for s3://" in t for t in notices(house))
+    (waits,) = [text for text in notices(house) if "Nothing else" in text]
+    assert "Nothing else is left to do: 3 assets wait for s3://" in waits
+    assert "Ctrl-C ends the run" in waits
     assert house.run(3, done, todo=lying("s3://one/a", "s3://one/b", "s3://one/c")).done == 3
 
 
@@ -248,7 +270,9 @@ def test_of_several_machines_one_that_is_not_signed_in_holds_the_rest_no_more_th
         assert [item.asset.id for item in holds.due(now_s + 20)] == [bad.asset.id]
         assert holds.failed(flight(bad, now_s + 20), bad, signed_out, now_s + 21) == {}
         assert [item.asset.id for item in holds.due(now_s + 60)] == [good.asset.id]
-        holds.progressed(flight(good, now_s + 60), whole)
+        through = flight(good, now_s + 60)
+        holds.progressed(through, whole)
+        holds.ended(through, done(through.job), now_s + 70)
         assert (len(holds), queue.added) == (0, [bad.asset.id])
         queue.added.clear()
     assert holds.failed(flight(more[0], 350.0), more[0], signed_out, 370.0) is None
@@ -277,6 +301,172 @@ def test_a_signal_and_the_end_of_the_time_end_the_waiting(house: House, how: str
     assert (result.interrupted, result.out_of_time) == (how == "a signal", how == "the time")
     assert (result.failed, result.not_begun) == (0, 3)
     assert [store.assets for store in result.stores_away] == [3]
+
+
+SIGNED_OUT = Away("s3://one", signed_out=True, reason="it is over")
+
+
+def held(holds: Holds, *items: Planned, now_s: float = 0.0) -> None:
+    """The first one finds nobody signed in; all of them wait."""
+    assert holds.failed(flight(items[0], now_s), items[0], SIGNED_OUT, now_s) is not None
+    assert all(map(holds.keep, items[1:]))
+
+
+def test_a_recording_that_was_had_without_its_store_does_not_say_that_it_is_back() -> None:
+    holds, queue = Holds(60), Queue()
+    holds.line, holds.emit = queue, lambda _: None
+    items = lying(*[f"s3://one/{n}" for n in range(4)])
+    held(holds, *items)
+    (first,) = holds.due(20)
+    at_work = flight(first, 20)
+    step = events.AssetProgress(first.asset.id, "cpu", "transcribe", 0.5, 0.5, 1.0)
+    holds.progressed(at_work, step)
+    holds.ended(at_work, heard_here(at_work.job), 21)
+    assert (len(holds), queue.added) == (3, [])
+    (second,) = holds.due(21)  # at once: the first has told nothing
+    at_work = flight(second, 21)
+    gone = dataclasses.replace(missed(at_work.job, ""), away=None)
+    gone = dataclasses.replace(gone, error_kind=ErrorKind.INPUT_MISSING)
+    holds.ended(at_work, gone, 22)  # planned as missing
+    assert (len(holds), queue.added) == (2, [])
+    (third,) = holds.due(22)
+    holds.reached(flight(third, 22))
+    assert (len(holds), queue.added) == (0, ["a3"])
+
+
+def test_a_store_that_comes_back_for_a_moment_again_and_again_is_not_waited_for_anew() -> None:
+    holds = Holds(3600)
+    holds.line, holds.emit = Queue(), lambda _: None
+    (item,) = lying("s3://one/a")
+    begins = events.AssetProgress(item.asset.id, "cpu", "fetch", 0.1, 0.0, 1.0)
+    held(holds, item)
+    now_s, tries = 0.0, 0
+    while not holds.over(now_s) and now_s < 10_000:
+        now_s += 1
+        for _ in list(holds.due(now_s)):
+            tries += 1
+            holds.progressed(flight(item, now_s), begins)
+            held(holds, item, now_s=now_s)
+    assert now_s == 3600
+    assert tries < 40
+    at_work = flight(item, now_s)
+    assert list(holds.due(now_s + 200))
+    holds.progressed(at_work, begins)
+    holds.ended(at_work, done(at_work.job), now_s)  # it is well: the next outage is another
+    held(holds, item, now_s=now_s)
+    assert not holds.over(now_s + 3599)
+
+
+@pytest.mark.parametrize("places", [["a/0", "a/1"], ["a/0", "b/0", "c/0"]])
+def test_where_nobody_gets_through_anywhere_the_last_attempt_waits(
+    house: House, places: list[str]
+) -> None:
+    """However few they are; the local ones go on, and nothing has failed."""
+    local = threading.Event()
+
+    def work(job: Job) -> Outcome:
+        if job.asset.path is not None:
+            local.set()
+        store = job.asset.uri.rpartition("/")[0]
+        away = job.asset.path is None and not local.is_set()
+        return missed(job, store, signed_out=False) if away else done(job)
+
+    result = house.run(
+        len(places) + 1,
+        work,
+        todo=lying(*[f"https://{place}" for place in places], ""),
+        caps={"cpu": 1},
+        options=dataclasses.replace(OPTIONS, max_attempts=1, fail_fast=True),
+        holds=Holds(60, first_s=SOON_S),
+    )
+    assert (result.done, result.failed) == (len(places) + 1, 0)
+    assert set(attempts(house).values()) == {1}
+
+
+def test_few_that_wait_while_others_get_through_fail_by_themselves() -> None:
+    holds, queue = Holds(60), Queue()
+    holds.line, holds.emit = queue, lambda _: None
+    silent = Away("https://typo", signed_out=False, reason="its host has no address")
+    one, two, well = lying("https://typo/1", "https://typo/2", "https://well/3")
+    assert holds.failed(flight(one, 0), one, silent, 1, last=True) == {"a0": 0}
+    assert holds.keep(two)
+    (tried,) = holds.due(20)
+    assert holds.failed(flight(tried, 20), tried, silent, 21) == {}, "nobody gets through"
+    holds.reached(flight(well, 30))
+    (tried,) = holds.due(60)
+    assert tried is two
+    assert holds.failed(flight(two, 60), two, silent, 61) is None
+    assert (len(holds), queue.added) == (0, ["a0"])
+    assert holds.failed(flight(one, 70), one, silent, 71, last=True) is None
+
+
+def test_what_lies_behind_all_that_can_wait_is_done_once_the_waiting_is_over() -> None:
+    holds = Holds(60, most=3)
+    backlog = Backlog(Guards(), Expectation(), holds=holds)
+    holds.line, holds.emit = backlog, lambda _: None
+    items = lying(*[f"s3://one/{n}" for n in range(5)], "", "s3://one/x")
+    held(holds, *items[:3])
+    backlog.feed_from(ListFeed(items[3:]), lambda item: (item,))
+    assert backlog.only_held and backlog.unread and not backlog.waiting
+    assert backlog.read_on() and not backlog.only_held
+    assert backlog.due_in_s() == 0.0
+    backlog.fill()
+    assert [item.asset.id for item in backlog.ahead(9)] == ["a5"]
+    assert backlog.assets_left(()) == len(items)
+    assert [store.assets for store in holds.left()] == [6]
+    assert not backlog.read_on()
+
+
+def test_what_would_show_that_a_store_is_back_but_takes_too_long_lets_another_try() -> None:
+    holds = Holds(60, first_s=1)
+    expectation = Expectation()
+    for _ in range(20):
+        expectation.observe("cpu", 1.0, 1000.0)
+    guards = Guards(time=TimeLimit.of_flags(None, "60s"))
+    backlog = Backlog(guards, expectation, holds=holds)
+    holds.line, holds.emit = backlog, lambda _: None
+    items = [
+        dataclasses.replace(item, asset=dataclasses.replace(item.asset, duration_s=100.0))
+        for item in lying("s3://one/a", "s3://one/b", "")
+    ]
+    held(holds, *items[:2])
+    backlog.take_tries(2)
+    assert backlog.waiting == 1
+    assert not list(backlog.eligible(Flights(), ["cpu"], {}, isolated=False))
+    backlog.feed_from(ListFeed(items[2:]), lambda item: (item,))
+    assert backlog.left_out == 1
+    assert [item.asset.id for item in holds.due(3)] == ["a1"]
+
+
+def test_a_signal_does_not_wait_for_what_is_tried(house: House) -> None:
+    tried, over = threading.Event(), threading.Event()
+
+    def work(job: Job) -> Outcome:
+        if house.told and any("lets nobody in" in text for text in notices(house)):
+            tried.set()
+            over.wait(30)
+        return missed(job, "s3://one")
+
+    def interrupt(runner: Runner) -> None:
+        tried.wait(30)
+        runner.stop.request("SIGTERM")
+
+    begun_s = time.monotonic()
+    result = house.run(
+        1, work, todo=lying("s3://one/a"), during=interrupt, holds=Holds(600, first_s=SOON_S)
+    )
+    over.set()
+    assert time.monotonic() - begun_s < 20
+    assert (result.interrupted, result.failed, result.not_begun) == (True, 0, 1)
+    assert [store.assets for store in result.stores_away] == [1]
+
+
+def test_what_was_heard_before_its_outputs_could_be_written_is_not_written_again() -> None:
+    result = RunResult()
+    late = Outcome("a", State.DONE, "f", "cpu", duration_s=5.0)
+    result.count(late)
+    result.count(dataclasses.replace(late, asset_id="b", rendered_only=True))
+    assert (result.done, result.rendered, result.shares["cpu"].audio_s) == (2, 1, 5.0)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sqlite3
 import subprocess
@@ -13,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from program import Answer, command, environment, write_tone
 from stores.faults import Rule
@@ -28,6 +30,7 @@ from audio_batch.fetching import Fetching
 from audio_batch.journal import Journal
 from audio_batch.remote.access import Access
 from audio_batch.remote.downloads import UNKNOWN, Patience
+from audio_batch.remote.failures import trouble
 from audio_batch.remote.inputs import InputPlace, PlacedInputs
 
 Cli = Callable[..., Answer]
@@ -366,6 +369,10 @@ def test_only_silence_and_a_missing_sign_in_are_the_stores_own(
             server.trouble.rules[:] = [rule]
         assert fetched(inputs, s3.url("a.wav")).away is None
         assert fetched(inputs, f"{web.url}/a.wav").away is None
+    web.trouble.rules[:] = [Rule("error", status=511)]
+    portal = fetched(inputs, f"{web.url}/a.wav").away
+    assert portal is not None and not portal.signed_out
+    assert "Sign in to the proxy or the network" in portal.remedy
     s3.trouble.rules[:] = [Rule("expired")]
     expired = fetched(inputs, s3.url("a.wav")).away
     assert expired is not None and (expired.store, expired.signed_out) == ("s3://recordings", True)
@@ -387,3 +394,31 @@ def test_only_silence_and_a_missing_sign_in_are_the_stores_own(
     )
     found = fetched(signed_out, s3.url("a.wav")).away
     assert found is not None and found.signed_out
+
+
+def test_a_recording_tells_whether_its_store_has_answered(tmp_path: Path, web: WebServer) -> None:
+    access = Access(allow_http=True, allow_private=True)
+    inputs = PlacedInputs(InputPlace(tmp_path / "cache", access=access), Patience(tries=1))
+    tones(web.folder, 1)
+    there, gone = (
+        Asset(id=name, uri=f"{web.url}/{name}.wav", path=None, name="", position=0)
+        for name in ("t0", "gone")
+    )
+    for asked in (True, False):  # the second time it lies in the cache
+        with inputs.recording(there, UNKNOWN) as recording:
+            assert not recording.reached
+            recording.path(lambda _share: None, lambda: None)
+            assert recording.reached == asked
+    with inputs.recording(gone, UNKNOWN) as recording:
+        with pytest.raises(AssetError):
+            recording.path(lambda _share: None, lambda: None)
+        assert recording.reached
+    inputs.close()
+
+
+def test_a_host_that_swallows_what_is_sent_to_it_is_not_tried_for_long() -> None:
+    late = aiohttp.ConnectionTimeoutError("Connection timeout to host")
+    refused = ConnectionRefusedError(errno.ECONNREFUSED, "refused")
+    assert trouble(late).away == trouble(refused).away == "silent"
+    assert trouble(late).most_tries == 2
+    assert trouble(refused).most_tries > 5

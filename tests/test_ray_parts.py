@@ -338,7 +338,7 @@ def test_a_node_that_did_not_answer_is_asked_again_later_and_told_of_once(
     for _ in range(3):
         assert lookout._look([ours, new]) == []
     assert Silent.asked == [[new["NodeID"]]]
-    lookout._again_s[new["NodeID"]] = 0.0  # minutes later
+    lookout._again_s[new["NodeID"]] -= 3600  # minutes later
     assert lookout._look([ours, new]) == []
     assert Silent.asked == [[new["NodeID"]]] * 2
     assert caplog.text.count("host2 is left out: it has not answered.") == 1
@@ -375,7 +375,7 @@ def test_a_driver_that_cannot_write_blames_no_node(tmp_path: Path) -> None:
     assert lookout._look([ours, new]) == []
     assert Tasks.asked == ["report"]
     (tmp_path / "out").mkdir()
-    lookout._again_s[new["NodeID"]] = 0.0
+    lookout._again_s[new["NodeID"]] -= 3600
     assert [one.device.id for one in lookout._look([ours, new])] == ["ray:host2/cpu"]
     assert Tasks.asked == ["report"] * 2
     assert needs.reports(cluster, []) == {}

@@ -206,6 +206,7 @@ def spoilt(outcome: Outcome, error: AssetError) -> Outcome:
         transient=error.transient,
         timings_s=outcome.timings_s,
         part=outcome.part,
+        reached=outcome.reached,
         # What was brought of stages lies here, whatever becomes of outputs in a store.
         stages=outcome.stages if error.away is not None else (),
         away=error.away,

@@ -67,11 +67,15 @@ _LOST_BYTES = frozenset(
     }
 )
 _PASSING_STATUS = frozenset({408, 423, 425, 429, 500, 502, 503, 504, 507, 509, 520, 521, 522, 524})
+_NETWORKS_SIGN_IN = frozenset({407, 511})
+"""Answers of what lies between here and the store; it has not been asked."""
 _LONGEST_WAIT_S = 120.0
 _NO_NAME = frozenset(
     getattr(socket, name) for name in ("EAI_NONAME", "EAI_NODATA") if hasattr(socket, name)
 )
 _ENDLESS = 1_000_000
+_LATE_TRIES = 2
+"""Each takes a quarter of a minute of a device; the asset is tried again later all the same."""
 
 
 class RefusedAddressError(PermissionError):
@@ -135,7 +139,7 @@ class Trouble:
         """The store of `uri`, where that is away."""
         if self.away is None:
             return None
-        return Away(origin(uri), self.away == "signed_out", self.reason)
+        return Away(origin(uri), self.away == "signed_out", self.reason, self.remedy)
 
 
 def broke_off(error: BaseException) -> bool:
@@ -213,6 +217,7 @@ def trouble(error: BaseException) -> Trouble:
         (_silence(chain) if silent else "") or _text(error) or type(error).__name__,
         "Run the same command again when the network is back.",
         passing=True,
+        most_tries=_LATE_TRIES if _is_late(chain) else _ENDLESS,
         away="silent" if silent else None,
     )
 
@@ -249,6 +254,14 @@ def _by_status(status: int, code: str, chain: list[BaseException]) -> Trouble:
         )
     if status == 412:
         return changed()
+    if status in _NETWORKS_SIGN_IN:
+        return Trouble(
+            ErrorKind.NETWORK,
+            f"the proxy or the network asks for a sign-in ({status})",
+            "Sign in to the proxy or the network, and run the same command.",
+            passing=True,
+            away="silent",
+        )
     reason = f"the server answered {status}{f' ({code})' if code and code != str(status) else ''}"
     if status in _PASSING_STATUS or status >= 500 or code in ("SlowDown", "RequestTimeout"):
         after_s = next((found for link in chain if (found := _after_s(link)) is not None), None)
@@ -301,11 +314,15 @@ def _is_unconnected(chain: list[BaseException]) -> bool:
     )
 
 
+def _is_late(chain: list[BaseException]) -> bool:
+    return any(type(link).__name__ in _TOO_LATE for link in chain)
+
+
 def _silence(chain: list[BaseException]) -> str:
     """Why there was no connection, without the one URL that was asked for: it holds for all."""
+    if _is_late(chain):
+        return "no connection could be made in time"
     for link in chain:
-        if type(link).__name__ in _TOO_LATE:
-            return "no connection could be made in time"
         if type(link).__name__ in ("ClientConnectorError", "ClientConnectorDNSError"):
             return _text(link)
     return ""

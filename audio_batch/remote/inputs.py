@@ -52,6 +52,11 @@ class Recording(Protocol):
         """Its identity: what was planned for, or what was fetched where that was not known."""
         ...
 
+    @property
+    def reached(self) -> bool:
+        """Whether its store has answered this attempt; False for what lay in the cache."""
+        ...
+
     def path(self, tell: Tell, look: Callable[[], None]) -> Path:
         """Its file, which stays while the attempt lasts; fetched at the first call.
 
@@ -143,8 +148,18 @@ class PlacedInputs:
         finally:
             recording.release()
 
-    def fetch(self, uri: str, source: str, tell: Tell, look: Callable[[], None]) -> Whole:
+    def fetch(
+        self,
+        uri: str,
+        source: str,
+        tell: Tell,
+        look: Callable[[], None],
+        answered: Callable[[], None] = lambda: None,
+    ) -> Whole:
         """Have a remote recording in the cache, pinned.
+
+        Args:
+            answered: called once its store has given it, or refused it.
 
         Raises:
             AssetError: it cannot be had.
@@ -172,11 +187,14 @@ class PlacedInputs:
                         least_bytes = max(least_bytes, watcher.reserved_bytes * 2)
                         continue
                     except (AssetError, sqlite3.Error) as error:
+                        if isinstance(error, AssetError) and _is_answer(error):
+                            answered()
                         if was_full or not _is_full(error) or not cache.make_room(_FULL_BYTES):
                             raise
                         was_full = True
                         continue
                     assert found is not None
+                    answered()
                     return found
                 assert isinstance(taken, Busy)
                 if taken.have_bytes != seen_bytes:  # another fetches it, and comes on
@@ -261,6 +279,14 @@ def _is_full(error: Exception) -> bool:
     return code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 
 
+def _is_answer(error: AssetError) -> bool:
+    """Whether a failure shows that the store has been reached."""
+    return error.away is None and error.kind in (
+        *(ErrorKind.INPUT_MISSING, ErrorKind.INPUT_FORBIDDEN, ErrorKind.INPUT_CHANGED),
+        ErrorKind.MEDIA_LIMIT,
+    )
+
+
 def _deaf(_share: float | None) -> None:
     """Nobody is told."""
 
@@ -275,6 +301,7 @@ class _LocalRecording:
 
     asset: Asset
     source: str
+    reached: bool = False
 
     def path(self, tell: Tell, look: Callable[[], None]) -> Path:
         """See `Recording`."""
@@ -307,6 +334,7 @@ class _RemoteRecording:
     asset: Asset
     planned: str
     whole: Whole | None = None
+    reached: bool = False
 
     @property
     def source(self) -> str:
@@ -318,8 +346,11 @@ class _RemoteRecording:
     def path(self, tell: Tell, look: Callable[[], None]) -> Path:
         """See `Recording`."""
         if self.whole is None:
-            self.whole = self.inputs.fetch(self.asset.uri, self.planned, tell, look)
+            self.whole = self.inputs.fetch(self.asset.uri, self.planned, tell, look, self._answered)
         return self.whole.path
+
+    def _answered(self) -> None:
+        self.reached = True
 
     def check(self) -> None:
         """Nothing: it was checked when it was fetched, and what is pinned does not change."""
