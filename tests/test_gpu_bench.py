@@ -259,6 +259,7 @@ def test_without_time_everything_is_listed_as_left_out(tmp_path: Path) -> None:
     assert "No time was left for: tiny-random_faster-whisper_short_b1, " in done.stdout
 
 
+@pytest.mark.slow
 def test_a_cell_that_fails_costs_only_itself(stub_dir: Path, tmp_path: Path) -> None:
     env = stub_nvml.environment(stub_dir, [stub_nvml.gpu(0)])  # CTranslate2 finds no GPU there
     done = bench(

@@ -195,6 +195,7 @@ def errors(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.strip() and not talk.search(line)]
 
 
+@pytest.mark.slow
 def test_known_voices_are_named_and_linked(cli: Cli, tmp_path: Path) -> None:
     manifest = recordings(tmp_path, "dialogue", "door-code", counted=True)
     # What the first of the two says first.

@@ -58,6 +58,7 @@ def test_a_long_recording_is_done_in_parts_and_a_short_one_is_not(tmp_path: Path
     assert night(tmp_path, "--engine", "null")[1].count("Nothing to do") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="ends a process by SIGKILL")
 def test_parts_that_were_heard_before_a_kill_are_not_heard_again(tmp_path: Path) -> None:
     write_manifest(tmp_path, 1, duration_s=LONG_S)
