@@ -110,6 +110,7 @@ def who(access: Access) -> Identity:
     """
     session = _session(access)
     from botocore import exceptions as boto
+    from botocore.parsers import ResponseParserError
 
     profile = access.aws_profile or session.profile
     method, sso = "", None
@@ -134,6 +135,8 @@ def who(access: Access) -> Identity:
             endpoint = urlsplit(_client(session, "sts").meta.endpoint_url).netloc
             why = f"{endpoint} cannot be reached ({type(error).__name__})"
             return Identity("", method, why, ends_at)
+        except (ResponseParserError, KeyError):
+            return Identity("", method, "the answer of STS broke off", ends_at, refused=True)
         except boto.ClientError as error:
             code = error.response.get("Error", {}).get("Code", "")
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)

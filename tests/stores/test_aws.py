@@ -241,6 +241,13 @@ def test_an_sts_that_will_not_say_ends_nothing(home: Home, s3: S3, code: str, st
     answer = check(home, **KEYS)
     assert answer["found"]["arn"] == ""
     assert answer["found"]["unasked"] == f"STS answers {code}"
+
+
+def test_an_answer_of_sts_that_breaks_off_ends_nothing(home: Home, s3: S3) -> None:
+    s3.rule(Rule("truncated", kind="STS"))
+    answer = check(home, **KEYS)
+    assert answer["found"]["arn"] == ""
+    assert "STS" in answer["found"]["unasked"]
     (said,) = answer["said"]
     assert "S3 may let it in" in said and "canary" not in said
 
