@@ -64,9 +64,6 @@ class Backlog:
         self._cut: Cut = lambda planned: (planned,)
         self._too_late = False
         """Whether nothing that is held would be done in the time left."""
-        self._reads_on = False
-        """Whether what is held is waited for no longer, though it lets nothing more in."""
-        self._passed_over = 0
         self._whole_left_out = 0
         self._in_parts_left_out: set[str] = set()
 
@@ -76,32 +73,13 @@ class Backlog:
     @property
     def only_held(self) -> bool:
         """Whether nothing is left but what waits for its store."""
-        fed = self._stays or not len(self._feed)
-        return fed and not (self._todo or self._later)
-
-    @property
-    def _stays(self) -> bool:
-        """Whether what is in the feed stays there for now."""
-        return self._holds.full and not self._reads_on
-
-    @property
-    def unread(self) -> bool:
-        """Whether there is more in the feed."""
-        return len(self._feed) > 0
-
-    def read_on(self) -> bool:
-        """What is held is waited for no longer; whether anything in the feed comes after it.
-
-        Of that, what would have to wait too is left to the next run.
-        """
-        self._reads_on = self.unread
-        return self._reads_on
+        return not (self._todo or self._later or self._feed.ready)
 
     def assets_left(self, at_work: Iterable[str]) -> int:
         """How many assets there are with those at work; of one in parts many jobs may be left."""
         here = {planned.asset.id for planned in self._here()}
         in_part = here.union(at_work, self._in_parts_left_out)
-        return len(in_part) + len(self._feed) + self._whole_left_out + self._passed_over
+        return len(in_part) + len(self._feed) + self._whole_left_out
 
     def _here(self) -> Iterator[Planned]:
         """All that has come from the feed."""
@@ -120,20 +98,23 @@ class Backlog:
 
     def fill(self) -> None:
         """Take more from the feed where there is room, or where the time left suits nothing."""
-        if self._too_late and len(self._feed):
+        if self._holds.recalls:
+            self._holds.recalled()
+            self._feed.recall()
+        if self._too_late and self._feed.ready:
             self._leave_out()
         self._too_late = False
-        self._reads_on = self._reads_on and self._holds.full
         room = WINDOW - len(self._todo)
-        if room >= min(_PORTION, len(self._feed)) > 0 and not self._stays:
+        if room >= min(_PORTION, self._feed.ready) > 0:
             portion = WINDOW if room == WINDOW else _PORTION
             self.add(*(one for item in self._feed.take(portion) for one in self._taken(item)))
 
-    def _taken(self, item: Planned) -> Iterable[Planned]:
-        if self._holds.full and self._holds.pass_over(item):
-            self._passed_over += 1
-            return ()
-        return self._cut(item)
+    def _taken(self, item: Planned) -> Iterator[Planned]:
+        """What of an asset from the feed may begin; what waits is held, or stays in the feed."""
+        if self._holds.pass_over(item):
+            self._feed.put_off(item)
+        else:
+            yield from (one for one in self._cut(item) if not self._holds.keep(one))
 
     def _leave_out(self) -> None:
         for entry in self._todo:
@@ -199,7 +180,7 @@ class Backlog:
 
     def due_in_s(self) -> float | None:
         """Seconds until the next delay is over; None where there is none."""
-        if len(self._feed) and (self._too_late or not (self._todo or self._stays)):
+        if self._feed.ready and (self._too_late or not self._todo):
             return 0.0
         return max(0.0, self._later[0][0] - time.monotonic()) if self._later else None
 

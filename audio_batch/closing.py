@@ -5,9 +5,11 @@ from __future__ import annotations
 from contextlib import suppress
 
 from audio_batch import summary
-from audio_batch.errors import AssetError, ExitCode
+from audio_batch.errors import AssetError, ErrorKind, ExitCode
 from audio_batch.night import Night
-from audio_batch.text import redact
+from audio_batch.occupied import is_no_summary
+from audio_batch.storage import name_taken
+from audio_batch.text import for_terminal, redact
 from audio_batch.todo import Todo
 
 
@@ -42,8 +44,7 @@ def sum_up(
         outcome.exit_code = getattr(error, "exit_code", ExitCode.INTERNAL)
         outcome.error = redact(str(error))
     if night.run_id is not None or changed:
-        summary.write(outcome, night.folder.summary_path)
-        _send_summary(night)
+        _write(night, outcome, replace=todo.has_summary)
     if night.run_id is not None:
         night.journal.end_run(night.run_id, outcome.exit_code)
     # What cannot be shown is in the file.
@@ -52,9 +53,30 @@ def sum_up(
     return ExitCode(outcome.exit_code)
 
 
-def _send_summary(night: Night) -> None:
-    """Put the summary beside remote outputs; without it there, it is still here."""
+def _write(night: Night, outcome: summary.Summary, *, replace: bool) -> None:
+    """Write the summary beside the outputs; where it cannot stand there, with the state alone.
+
+    Args:
+        replace: whether what has its name may be written over, whatever it is.
+    """
+    folder = night.folder
+    name, outputs = folder.summary_path.name, folder.place.open()
+    if folder.is_local:
+        path = folder.summary_path
+        if not replace and outputs.is_seen(name) and is_no_summary(outputs, name):
+            path = folder.state / name
+            told = f"{name_taken(name).message} The summary is in {for_terminal(str(path))}."
+            night.interface.notice(told, warning=True)
+        summary.write(outcome, path)
+        return
+    summary.write(outcome, folder.summary_path)
     try:
-        night.folder.send_summary()
+        try:
+            folder.send_summary(replace=replace)
+        except AssetError as error:
+            if error.kind is not ErrorKind.OUTPUT_EXISTS or is_no_summary(outputs, name):
+                raise
+            folder.send_summary(replace=True)
     except AssetError as error:
-        night.interface.notice(str(error), warning=True)
+        told = f"{error.message} The summary is in {for_terminal(str(folder.summary_path))}."
+        night.interface.notice(f"{told} {error.remedy}".rstrip(), warning=True)

@@ -22,7 +22,7 @@ from audio_batch.control import Pause, StopControl
 from audio_batch.crew import Crew
 from audio_batch.dispatch import Dispatch
 from audio_batch.errors import Away, ErrorKind, SetupError
-from audio_batch.flights import Flight, Flights, carried_on
+from audio_batch.flights import Flight, Flights, carried_on, unseen
 from audio_batch.guards import Guards
 from audio_batch.holds import Holds
 from audio_batch.journal import Journal
@@ -78,7 +78,7 @@ class Endings:
             return
         self._remove(flight, outcome)
         if outcome.superseded:  # and whoever it was has died before telling
-            self.backlog.put_back(flight.planned)
+            self.backlog.put_back(unseen(flight.planned))
             self.holds.lost(flight.job.key, self.now_s())
             self.journal.finish(replace(outcome, state=State.INTERRUPTED), counts=False)
             return

@@ -51,6 +51,7 @@ class ErrorKind(StrEnum):
     TIMEOUT = "timeout"
     DISK_FULL = "disk_full"
     OUTPUT = "output"
+    OUTPUT_EXISTS = "output_exists"
     WORKER_DIED = "worker_died"
     INTERNAL = "internal"
 
@@ -122,6 +123,14 @@ class LockedError(AudioBatchError):
 
     exit_code = ExitCode.LOCKED
 
+    @classmethod
+    def at(cls, where: str) -> LockedError:
+        """The error for outputs that go to `where`."""
+        return cls(
+            f"Another run is at work in {where}.",
+            remedy="Wait for it, or choose another --output-dir; nothing needs unlocking.",
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Away:
@@ -132,12 +141,14 @@ class Away:
         signed_out: the sign-in is missing or over; else the store does not answer at all.
         reason: what is wrong, a phrase.
         remedy: what to do, sentences; "" where nothing is known.
+        nameless: nobody knows the name of its host, or no name at all can be looked up.
     """
 
     store: str
     signed_out: bool
     reason: str
     remedy: str = ""
+    nameless: bool = False
 
 
 class AssetError(AudioBatchError):

@@ -15,6 +15,11 @@ def job_key(asset_id: str, share: str) -> str:
     return f"{asset_id}\0{share}" if share else asset_id
 
 
+def asset_of(key: str) -> str:
+    """The asset that a `job_key` is of."""
+    return key.partition("\0")[0]
+
+
 @dataclass(frozen=True, slots=True)
 class RunStarted:
     """Before the first asset: what there is to do and on what."""

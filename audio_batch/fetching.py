@@ -12,7 +12,7 @@ from audio_batch.asset import Asset
 from audio_batch.errors import AssetError
 from audio_batch.remote import looks, urls
 from audio_batch.remote.buckets import Buckets
-from audio_batch.remote.downloads import Patience
+from audio_batch.remote.downloads import UNKNOWN, Patience
 from audio_batch.remote.inputs import InputPlace, PlacedInputs
 from audio_batch.sightings import Sightings
 
@@ -77,6 +77,15 @@ class Fetching:
     def _remembered(self, asset: Asset) -> Asset:
         seen = self._seen.of(asset)
         return asset if seen is None else dataclasses.replace(asset, seen=seen)
+
+    def has(self, asset: Asset, source: str) -> bool:
+        """Whether a recording lies in the cache as this run has seen or fetched it. Any thread.
+
+        Args:
+            source: what it was planned for. That of an earlier run, where the store could not be
+                asked in this one, will not do: there may be another object by now.
+        """
+        return source in (asset.seen, UNKNOWN) and self._inputs.has(asset.uri, source)
 
     def offer(self, assets: Iterable[Asset]) -> None:
         """Say which assets are next, the first one first; they take the place of those before."""

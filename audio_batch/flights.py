@@ -104,7 +104,13 @@ def job_of(
         serial=serial,
         part=planned.part,
         parts=planned.parts,
+        replaces=planned.replaces,
     )
+
+
+def unseen(planned: Planned) -> Planned:
+    """The asset after an attempt whose end nobody has seen: it may have published any of it."""
+    return replace(planned, replaces=planned.formats)
 
 
 def carried_on(planned: Planned, records: Sequence[StageRecord]) -> Planned:

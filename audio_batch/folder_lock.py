@@ -17,7 +17,7 @@ from audio_batch.shards import Shard
 LOCK = "run.lock"
 
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOENT, errno.ENOTDIR)
-_GLANCE_S = 0.2
+_GLANCE_S = 0.5
 """How long a lock is asked for: whoever only looks whether a run is at work has it for a moment."""
 _PATIENCE_S = 3.0
 """How long a shard waits for another's look at the whole's lock, which takes a moment."""
@@ -65,6 +65,16 @@ class FolderLock:
             with contextlib.ExitStack() as seen:
                 self._take_one(seen, other, patience_s)
 
+    def look(self, path: Path) -> None:
+        """See that nobody holds one lock, which is there.
+
+        Raises:
+            LockedError: another run does (exit 11).
+            SetupError: it cannot be asked.
+        """
+        with contextlib.ExitStack() as seen:
+            self._take_one(seen, path)
+
     def _take_one(
         self, held: contextlib.ExitStack, path: Path, patience_s: float = _GLANCE_S
     ) -> None:
@@ -73,10 +83,7 @@ class FolderLock:
         try:
             held.enter_context(lock)
         except filelock.Timeout:
-            raise LockedError(
-                f"Another run is at work in {self.where}.",
-                remedy="Wait for it, or choose another --output-dir; nothing needs unlocking.",
-            ) from None
+            raise LockedError.at(self.where) from None
         except (OSError, NotImplementedError) as error:
             if getattr(error, "errno", None) in _UNWRITABLE:
                 raise self.unwritable(path.parent, error) from error

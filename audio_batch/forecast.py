@@ -207,7 +207,7 @@ def foresee(
             slots=slots[facts.device.id],
             at_work=slots[facts.device.id] + _ahead(known.get(facts.device.id, Known())),
             fits=fits[facts.device.id],
-            measured_memory=_is_measured(known.get(facts.device.id, Known())),
+            measured_memory=known.get(facts.device.id, Known()).experience is not None,
             levels=_levels(facts, fits[facts.device.id]),
             speed=_speed(speeds, facts.device.id, slots[facts.device.id]),
             basis=_basis(facts.device.id, known),
@@ -260,25 +260,7 @@ def _fits(
         facts.free_bytes,
     )
     need = device_need(work.size, compute_type=compute_type, batch_size=batch, stages=work.stages)
-    seen = _seen(past)
-    if seen is None:
-        in_vram = slots_in_vram(facts.free_bytes, need)
-    else:
-        in_vram = slots_in_vram(
-            facts.free_bytes, need, peak_bytes=seen.peak_bytes, peak_slots=seen.key.slots
-        )
-    return {"VRAM": in_vram, **found}
-
-
-def _seen(past: Known) -> Learnt | None:
-    """A measured peak of memory, of batches whose size was asked for: others take what is free."""
-    learnt = past.learnt
-    known = learnt is not None and learnt.peak_bytes and learnt.key.batch_size is not None
-    return learnt if known else None
-
-
-def _is_measured(past: Known) -> bool:
-    return past.experience is not None or _seen(past) is not None
+    return {"VRAM": slots_in_vram(facts.free_bytes, need), **found}
 
 
 def _slots(

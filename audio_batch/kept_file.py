@@ -66,6 +66,7 @@ class Content(Generic[K, E]):
         check: raises ValueError for an entry that no run could use.
         lost: what a damaged file loses, for a sentence: "… is damaged: {lost} is lost."
         schema_version: of the file.
+        what: it is, for a sentence: "{what} cannot be kept …".
     """
 
     file_name: str
@@ -75,6 +76,7 @@ class Content(Generic[K, E]):
     check: Callable[[E], None]
     lost: str
     schema_version: int = 1
+    what: str = "What was learnt of devices"
 
 
 @dataclass(slots=True)
@@ -129,14 +131,12 @@ class KeptFile(Generic[K, E]):
                     self._take(learnt)
                     self._write()
         except filelock.Timeout:
-            self._tell(f"{self.path} is held by another program: what was learnt is not kept.")
+            self._tell(f"{self.path} is held by another program: nothing is kept there.")
         except (OSError, NotImplementedError) as error:
             reason = getattr(error, "strerror", None) or error
-            self._tell(
-                f"What was learnt of devices cannot be kept in {self.path.parent}: {reason}."
-            )
+            self._tell(f"{self.content.what} cannot be kept in {self.path.parent}: {reason}.")
         except SetupError as error:
-            self._tell(f"What was learnt of devices cannot be kept: {error.message}")
+            self._tell(f"{self.content.what} cannot be kept: {error.message}")
         # This run knows it all the same.
         self.entries = {**known, **self.entries}
         self._take(learnt)

@@ -67,8 +67,6 @@ class Learnt:
         device_name, model_name: for people.
         learnt_at: seconds since the epoch.
         version: audio-batch's.
-        peak_bytes: the most device memory that this work was seen to take, models and all; None
-            where nobody looked.
     """
 
     key: SpeedKey
@@ -80,7 +78,6 @@ class Learnt:
     model_name: str
     learnt_at: float
     version: str
-    peak_bytes: int | None = None
 
     @classmethod
     def of(
@@ -91,7 +88,6 @@ class Learnt:
         stage_per_audio_s: Mapping[str, float],
         device_name: str,
         model_name: str,
-        peak_bytes: int | None = None,
     ) -> Learnt:
         """What a run has learnt just now."""
         return cls(
@@ -104,7 +100,6 @@ class Learnt:
             model_name=model_name,
             learnt_at=time.time(),
             version=__version__,
-            peak_bytes=peak_bytes,
         )
 
     @property
@@ -143,7 +138,6 @@ def _check(learnt: Learnt) -> None:
         and _STAGES.issuperset(learnt.key.stages)
         and _STAGES.issuperset(stages)
         and all(0 <= seconds < math.inf for seconds in stages.values())
-        and (learnt.peak_bytes is None or learnt.peak_bytes > 0)
     ):
         raise ValueError(f"no such speed: {learnt}")
 

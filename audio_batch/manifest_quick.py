@@ -245,6 +245,8 @@ class Quick:
         aliases = {alias: ours for ours, names in ALIASES.items() for alias in names}
         unknown = []
         for key in keys:
+            if key in theirs and key in self._modelled:
+                return None  # it is read twice, as what it is mapped to and by its own name
             ours = theirs.get(key) or (aliases.get(key, key) if key in self._modelled else None)
             if ours is None or (ours not in FIELDS):
                 if key in FIELDS:

@@ -17,7 +17,7 @@ from audio_batch import events
 from audio_batch.backlog import Backlog
 from audio_batch.crew import Crew
 from audio_batch.errors import ErrorKind, SetupError
-from audio_batch.flights import Flight, Flights
+from audio_batch.flights import Flight, Flights, unseen
 from audio_batch.guards import Guards
 from audio_batch.options import RunOptions
 from audio_batch.outcome import Outcome, State
@@ -117,7 +117,7 @@ class Mishaps:
         self.failed_on[asset_id].add(device)
         again = self._timeouts[asset_id] < min(_MAX_TIMEOUTS, self.options.max_attempts)
         # What hangs may hang its device: it goes on alone, and last.
-        flight.planned = replace(flight.planned, suspect=True)
+        flight.planned = replace(unseen(flight.planned), suspect=True)
         failed = flight.outcome(
             State.FAILED, error_kind=ErrorKind.TIMEOUT, error_text=text, transient=again
         )
@@ -155,7 +155,7 @@ class Mishaps:
         if self.flights.holds(job) and not self._spare(self.flights.of(job)):
             flight = self.flights.of(job)
             self.tries[job.key] -= 1
-            self.backlog.put_back(flight.planned)
+            self.backlog.put_back(unseen(flight.planned))
             self.interrupted(flight, flight.outcome(State.INTERRUPTED), False)
 
     def _spare(self, flight: Flight) -> bool:
@@ -223,7 +223,7 @@ class Mishaps:
             error_text=f"{text}.",
             died=not death.from_outside,
         )
-        self.backlog.add(replace(flight.planned, suspect=True))
+        self.backlog.add(replace(unseen(flight.planned), suspect=True))
         self.tries[asset_id] -= death.from_outside
         self.interrupted(flight, outcome, not death.from_outside)
         return False

@@ -132,20 +132,15 @@ def device_need(
     return DeviceNeed(size.device_bytes + (factor - 1) * weights, slot)
 
 
-def slots_in_vram(
-    free_bytes: float, need: DeviceNeed, *, peak_bytes: float | None = None, peak_slots: int = 1
-) -> int:
+def slots_in_vram(free_bytes: float, need: DeviceNeed) -> int:
     """How many slots fit into a GPU's free memory: 1.15 times their need and 0.5 GB; up to 64.
 
-    Args:
-        peak_bytes: what was seen to be taken with `peak_slots` at work, where that was measured;
-            it goes before the need, and only further slots are reckoned.
+    Reckoned, not measured: what a GPU was seen to hold is the libraries' caches too, which take
+    what is free and would close a GPU that has room.
     """
 
     def taken(slots: int) -> float:
-        if peak_bytes is None:
-            return need.model_bytes + slots * need.slot_bytes
-        return peak_bytes + max(0, slots - peak_slots) * need.slot_bytes
+        return need.model_bytes + slots * need.slot_bytes
 
     slots = 0
     while slots < _MOST_SLOTS and _SAFETY * taken(slots + 1) + _SPARE_BYTES <= free_bytes:

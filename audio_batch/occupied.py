@@ -4,30 +4,31 @@ An output name may hold another asset's transcript, which another manifest, shar
 published, or a file that no run has made. Neither is written over: the name of the first counts as
 taken, so that the asset gets one with a hash; the second ends the run before its first asset.
 Whose a transcript is stands in its JSON; whose a text is, in the journal or in the JSON beside it.
+What stands here when a run begins, and is not in its way, it may write over; `publishing` refuses
+whatever comes later. An asset that has failed for that is left alone as long as the file is there.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
 
-from audio_batch.errors import AssetError, SetupError
+from audio_batch.errors import AssetError, ErrorKind, SetupError
 from audio_batch.formats import FORMATS
 from audio_batch.journal import Journal, JournalEntry
+from audio_batch.journal_formats import Written
 from audio_batch.outcome import State
 from audio_batch.output_folder import OutputFolder
+from audio_batch.output_names import has_hash, in_order_of
 from audio_batch.outputs import Outputs, intact
+from audio_batch.seal import named_in, owner_of
 from audio_batch.shards import states
 
 _JSON = FORMATS["json"].suffix
-
-_BEGINS = re.compile(rb'\s*\{\s*"schema_version": \d+,\s*"asset_id": ("(?:[^"\\]|\\.)*")')
-"""How a canonical JSON begins, also one that was cut off."""
 
 _PROGRAM = b'"program": "audio-batch '
 """What a summary begins with."""
@@ -62,7 +63,7 @@ class Occupied:
     """Looks at what stands under names that are to be written. One thread.
 
     Args:
-        asked: formats that earlier runs have written here.
+        written: what earlier runs may have written here.
         ids: of all assets of the manifest.
 
     Attributes:
@@ -72,14 +73,17 @@ class Occupied:
     """
 
     def __init__(
-        self, outputs: Outputs, asked: Collection[str], ids: Callable[[], Iterable[str]]
+        self, outputs: Outputs, written: Written, ids: Callable[[], Iterable[str]]
     ) -> None:
         self._outputs = outputs
-        self._asked = asked
+        self._written = written
         self._ids = ids
         self._known: set[int] | None = None
         self._is_empty: bool | None = None
         self._owners: dict[str, str | None] = {}
+        self._stood = array("q")
+        self._is_in_order = False
+        self._in_the_way: list[Stranger] = []
         self.anything_there = False
         self.taken: set[str] = set()
         self.strangers: list[Stranger] = []
@@ -91,15 +95,37 @@ class Occupied:
         Raises:
             SetupError: a journal is damaged, or the store does not answer.
         """
-        paths = [one.path for one in unowned_by_parts(folder, self.strangers)]
-        if self._outputs.at_once == 1 or not paths:
-            return paths
+        return [one.path for one in self._foreign(folder, self.strangers)]
+
+    def still_barred(self, folder: OutputFolder) -> set[str]:
+        """The assets, of those looked at since the last time, that have failed because a name of
+        theirs was another's, and it still is. Raises as `told`.
+        """
+        some, self._in_the_way = self._in_the_way, []
+        return {one.asset_id for one in self._foreign(folder, some)}
+
+    def stood(self, output_name: str, formats: Sequence[str]) -> tuple[str, ...]:
+        """The formats in which something stood under a name that was looked at."""
+        if not self._stood:
+            return ()
+        if not self._is_in_order:
+            self._stood, self._is_in_order = in_order_of(self._stood), True
+        return tuple(
+            name
+            for name in formats
+            if has_hash(self._stood, hash(f"{output_name}{FORMATS[name].suffix}"))
+        )
+
+    def _foreign(self, folder: OutputFolder, some: Sequence[Stranger]) -> list[Stranger]:
+        left = unowned_by_parts(folder, some)
+        if self._outputs.at_once == 1 or not left:
+            return left
         try:
             with ThreadPoolExecutor(self._outputs.at_once, "Occupied") as threads:
-                marked = list(threads.map(self._outputs.is_marked, paths))
+                marked = list(threads.map(self._outputs.is_marked, (one.path for one in left)))
         except AssetError as error:
             raise SetupError(error.message, remedy=error.remedy) from error
-        return [path for path, is_ours in zip(paths, marked, strict=True) if not is_ours]
+        return [one for one, is_ours in zip(left, marked, strict=True) if not is_ours]
 
     def is_there(self, output_name: str) -> bool:
         """Whether anything stands under a name, in any format.
@@ -157,6 +183,11 @@ class Occupied:
 
     def _judge(self, claim: Claim) -> None:
         name = claim.output_name
+        for format_name in claim.formats:
+            path = f"{name}{FORMATS[format_name].suffix}"
+            if self._outputs.size_bytes(path) is not None:
+                self._stood.append(hash(path))
+                self._is_in_order = False
         size = self._outputs.size_bytes(f"{name}{_JSON}")
         # A transcript whose owner is to be had under this name, or an asset of this manifest that
         # has another by now.
@@ -183,9 +214,12 @@ class Occupied:
     def _is_vouched_for(self, claim: Claim, format_name: str, path: str, ours: bool) -> bool:
         if claim.entry is None:
             return ours
+        if claim.entry.error_kind is ErrorKind.OUTPUT_EXISTS:
+            listed = is_of_row(claim.entry, claim.output_name, path, False)
+            return listed or (ours and path in named_in(self._data(claim.output_name) or b""))
         if ours and claim.entry.started_at is None:
             return True  # taken over: what else was written then nobody knows
-        was_asked = format_name == "json" or format_name in self._asked
+        was_asked = format_name == "json" or self._written.may_be(format_name, path)
         if ours and was_asked:
             return True  # also where the row has another name by now
         return is_of_row(claim.entry, claim.output_name, path, was_asked)
@@ -196,9 +230,11 @@ class Occupied:
         return hash(asset_id) in self._known
 
     def _meet(self, claim: Claim, format_name: str) -> None:
-        if len(self.strangers) < _MOST:
+        is_known = claim.entry and claim.entry.error_kind is ErrorKind.OUTPUT_EXISTS
+        met = self._in_the_way if is_known else self.strangers
+        if len(met) < _MOST:
             path = f"{claim.output_name}{FORMATS[format_name].suffix}"
-            self.strangers.append(Stranger(claim.asset_id, claim.output_name, path))
+            met.append(Stranger(claim.asset_id, claim.output_name, path))
 
 
 def is_of_row(entry: JournalEntry, output_name: str, path: str, was_asked: bool) -> bool:
@@ -209,24 +245,42 @@ def is_of_row(entry: JournalEntry, output_name: str, path: str, was_asked: bool)
     """
     if any(file.path == path for file in entry.outputs):
         return True
+    if entry.error_kind is ErrorKind.OUTPUT_EXISTS:
+        return False  # it has written nothing
     # As `plan.rendering_of` has it.
     name = entry.rendering.partition("|")[0].partition(":")[2]
     return name == output_name and (was_asked or entry.state is not State.DONE)
 
 
-def owner_of(data: bytes) -> str | None:
-    """The id of the asset whose transcript a JSON is, whole or not; None where it is none."""
-    try:
-        if found := _BEGINS.match(data):
-            body: Any = {"asset_id": json.loads(found[1]), "segments": []}
-        else:
-            body = json.loads(data)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(body, dict) or not isinstance(body.get("segments"), list):
-        return None
-    asset_id = body.get("asset_id")
-    return asset_id if isinstance(asset_id, str) else None
+class Vouchers:
+    """What all journals of an output folder vouch for, the whole's and its parts'. One thread.
+
+    Raises:
+        SetupError: one is damaged.
+    """
+
+    def __init__(self, folder: OutputFolder) -> None:
+        self._journals: list[tuple[Journal, Written]] = []
+        with ExitStack() as opened:
+            for _, state in states(folder.whole):
+                journal = Journal(state / "journal.sqlite3", read_only=True)
+                opened.callback(journal.close)
+                self._journals.append((journal, journal.formats.written()))
+            self.close = opened.pop_all().close
+
+    def formats(self, asset_id: str, output_name: str) -> set[str]:
+        """The formats in which runs or exports may have written an asset under a name."""
+        rows = [
+            (entry, written)
+            for journal, written in self._journals
+            for entry in journal.lookup.entries([asset_id])
+        ]
+        paths = {name: f"{output_name}{known.suffix}" for name, known in FORMATS.items()}
+        return {
+            name
+            for name, path in paths.items()
+            if any(is_of_row(row, output_name, path, w.may_be(name, path)) for row, w in rows)
+        }
 
 
 def unowned_by_parts(folder: OutputFolder, strangers: Sequence[Stranger]) -> list[Stranger]:
@@ -252,10 +306,13 @@ def unowned_by_parts(folder: OutputFolder, strangers: Sequence[Stranger]) -> lis
     return left
 
 
-def _knows(entry: JournalEntry | None, one: Stranger, written: Collection[str]) -> bool:
+def _knows(entry: JournalEntry | None, one: Stranger, written: Written) -> bool:
     if entry is None:
         return False
-    was_asked = any(one.path == f"{one.output_name}{FORMATS[name].suffix}" for name in written)
+    was_asked = any(
+        one.path == f"{one.output_name}{known.suffix}" and written.may_be(name, one.path)
+        for name, known in FORMATS.items()
+    )
     return is_of_row(entry, one.output_name, one.path, was_asked)
 
 
@@ -272,8 +329,20 @@ def summary_of_others(folder: OutputFolder, outputs: Outputs, *, has_run: bool) 
     if has_run or not outputs.size_bytes(name):
         return []
     try:
-        return [] if _PROGRAM in outputs.read(PurePosixPath(name))[:1000] else [name]
-    except OSError:
-        return [name]
+        return [name] if is_no_summary(outputs, name) else []
     except AssetError as error:
         raise SetupError(error.message, remedy=error.remedy) from error
+
+
+def is_no_summary(outputs: Outputs, name: str) -> bool:
+    """Whether what has a summary's name is no run's summary.
+
+    Raises:
+        AssetError: the store does not answer.
+    """
+    try:
+        return _PROGRAM not in outputs.read(PurePosixPath(name))[:1000]
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 
 import platformdirs
 
-from audio_batch import locations
+from audio_batch import locations, turns
 from audio_batch.errors import SetupError, UsageError
 from audio_batch.folder_lock import LOCK, FolderLock
 from audio_batch.leftovers import Leftovers
@@ -35,7 +35,7 @@ from audio_batch.storage import (
 )
 from audio_batch.text import for_terminal, redact
 
-_OWNER = "location.json"
+OWNER = "location.json"
 """In a state folder that is not within its output folder: whose state it is."""
 
 _READABLE = 40
@@ -184,7 +184,7 @@ class OutputFolder:
         """Write down whose state this is, where its place does not tell."""
         if self.whole != self.root / STATE_FOLDER and not self._checked_owner():
             text = json.dumps({"outputs": self._identity}, indent=2) + "\n"
-            write_atomic(self.whole / _OWNER, text.encode("ascii"))
+            write_atomic(self.whole / OWNER, text.encode("ascii"))
 
     def _checked_owner(self) -> bool:
         """Whether the state says whose it is.
@@ -193,14 +193,14 @@ class OutputFolder:
             UsageError: another's.
         """
         try:
-            known = json.loads((self.whole / _OWNER).read_bytes())["outputs"]
+            known = json.loads((self.whole / OWNER).read_bytes())["outputs"]
         except (OSError, ValueError, KeyError, TypeError):
             return False
         if known != self._identity:
             raise UsageError(
                 f"{self.whole} holds the state of {for_terminal(str(known))}, not of {self.where}.",
                 remedy="Give each output folder a --state-dir of its own. If the outputs were "
-                f"moved, remove {_OWNER} there.",
+                f"moved, remove {OWNER} there.",
             )
         return True
 
@@ -224,17 +224,21 @@ class OutputFolder:
                 # Runs with other states may write into the same folder.
                 with contextlib.suppress(SetupError):
                     lock.take(held, self.root / STATE_FOLDER)
+            turns.end()
             yield
 
     def refuse_second(self) -> None:
         """Say early that another run holds the folder; `locked` is what keeps two runs apart.
 
+        Of the locks of shards nothing is asked: a settings file may say that this is one of them.
+
         Raises:
             LockedError: another run holds it (exit 11).
+            SetupError: see `locked`.
         """
         if self._lock_path.is_file():
-            with self.locked():
-                pass
+            self._refuse_links()
+            FolderLock(self.where, self.shard, self._unwritable).look(self._lock_path)
 
     def leftovers(self) -> Iterator[Path]:
         """Temporary files that a killed run left; to be called with the lock held."""
@@ -272,15 +276,17 @@ class OutputFolder:
             for index in range(1, count + 1)
         }
 
-    def send_summary(self) -> None:
+    def send_summary(self, *, replace: bool) -> None:
         """Put the summary, which is written locally, beside remote outputs too.
+
+        Args:
+            replace: whether what has its name there may be written over, whatever it is.
 
         Raises:
             AssetError: it cannot be written there.
         """
-        if not self.is_local:
-            data, name = self.summary_path.read_bytes(), PurePosixPath(self.summary_path.name)
-            self.place.open().publish(name, data, format_name="")
+        data, name = self.summary_path.read_bytes(), PurePosixPath(self.summary_path.name)
+        self.place.open().publish(name, data, format_name="", replace=replace)
 
 
 def of_a_run(

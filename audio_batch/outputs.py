@@ -35,12 +35,23 @@ class Outputs(Protocol):
 
     at_once: int
 
-    def publish(self, relative: PurePosixPath, data: bytes, *, format_name: str) -> PublishedFile:
-        """Write one output, whole, over whatever had its name.
+    def publish(
+        self, relative: PurePosixPath, data: bytes, *, format_name: str, replace: bool = True
+    ) -> PublishedFile:
+        """Write one output, whole.
+
+        Args:
+            replace: whether over whatever has its name; else its name must be free. Of several who
+                publish to a free name one succeeds.
 
         Raises:
             AssetError: DISK_FULL or OUTPUT, naming the file; transient where it may pass.
+                OUTPUT_EXISTS: the name is not free, and what has it stays.
         """
+        ...
+
+    def is_seen(self, path: str) -> bool:
+        """Whether something is seen to have a name now, at no cost: a store is not asked."""
         ...
 
     def read(self, relative: PurePosixPath) -> bytes:
@@ -139,9 +150,17 @@ class LocalOutputs:
         self._stems: dict[str, array[int] | None] = {}
         """By folder; None of one that cannot be listed: of it anything may be there."""
 
-    def publish(self, relative: PurePosixPath, data: bytes, *, format_name: str) -> PublishedFile:
+    def publish(
+        self, relative: PurePosixPath, data: bytes, *, format_name: str, replace: bool = True
+    ) -> PublishedFile:
         """See `Outputs.publish`; and `storage.publish` for the order of its steps."""
-        return publish(self._root, relative, data, format_name=format_name, tag=self._tag)
+        return publish(
+            self._root, relative, data, format_name=format_name, tag=self._tag, replace=replace
+        )
+
+    def is_seen(self, path: str) -> bool:
+        """See `Outputs.is_seen`."""
+        return os.path.lexists(os.path.join(self._text, path))  # noqa: PTH118 - as `size_bytes`
 
     def read(self, relative: PurePosixPath) -> bytes:
         """See `Outputs.read`."""

@@ -21,7 +21,7 @@ from audio_batch.cpu_gate import CpuGate
 from audio_batch.engines.base import Aligner, Diarizer, Recognizer
 from audio_batch.errors import AssetError, ErrorKind
 from audio_batch.events import AssetProgress, job_key
-from audio_batch.formats import FORMATS, FormatOptions, render
+from audio_batch.formats import FormatOptions, render
 from audio_batch.gates import Gates
 from audio_batch.manifest import Asset
 from audio_batch.manifest_sources import identity
@@ -29,6 +29,7 @@ from audio_batch.options import DecodingOptions, RunOptions, SpeakerLimits
 from audio_batch.outcome import Outcome, Published, Stage, StageRecord, State
 from audio_batch.outputs import Outputs
 from audio_batch.parts import Part
+from audio_batch.publishing import Publisher
 from audio_batch.remote import urls
 from audio_batch.remote.downloads import UNKNOWN
 from audio_batch.remote.inputs import InputPlace, Inputs, Recording
@@ -74,7 +75,8 @@ class Job:
     """Only this part is heard, and its words are kept; nothing is published."""
     parts: Mapping[Part, StageRecord] = field(default_factory=dict)
     """What was heard of its parts; where there are any, the words are put together of them."""
-
+    replaces: tuple[str, ...] = ()
+    """Formats whose names may be written over; any other must be free, or hold its own."""
     claim: str = ""
     """Under which name the right to publish is claimed; "": nobody else is at work on it."""
     serial: int = 0
@@ -402,21 +404,23 @@ def read_published(outputs: Outputs, job: Job) -> Transcript | None:
 
 
 def publish_all(transcript: Transcript, job: Job, context: Context) -> tuple[PublishedFile, ...]:
-    """Write every format, the canonical JSON last: it vouches for the others."""
+    """Write every format, the canonical JSON last: it vouches for the others.
+
+    Raises:
+        AssetError: as `Outputs.publish`; nothing is written where a name is another's.
+    """
     options = FormatOptions(
         max_line_width=context.options.max_line_width,
         max_line_count=context.options.max_line_count,
         highlight_words=context.options.highlight_words,
     )
     context.go_on(job)
-    published = []
-    for name in sorted(set(job.formats) - {"json"}):
-        text = render(name, transcript, options)
-        published.append(_publish(name, text, job, context))
+    names = sorted(set(job.formats) - {"json"})
+    texts = {name: render(name, transcript, options) for name in names}
+    publisher = Publisher(context.outputs, job.asset.id, job.output_name, job.replaces)
+    for name in names:
+        publisher.see(name, texts[name])
+    publisher.see("json")
+    published = [publisher.publish(name, texts[name]) for name in names]
     sealed = seal(transcript, published, source=job.source, rendering=job.rendering)
-    return (*published, _publish("json", sealed, job, context))
-
-
-def _publish(format_name: str, data: bytes, job: Job, context: Context) -> PublishedFile:
-    path = PurePosixPath(f"{job.output_name}{FORMATS[format_name].suffix}")
-    return context.outputs.publish(path, data, format_name=format_name)
+    return (*published, publisher.publish("json", sealed))

@@ -36,6 +36,7 @@ _WHISPER = DecodingOptions()
 _PASSING = frozenset(
     {
         ErrorKind.OUTPUT,
+        ErrorKind.OUTPUT_EXISTS,
         ErrorKind.DISK_FULL,
         ErrorKind.OUT_OF_MEMORY,
         ErrorKind.DEVICE,
@@ -80,6 +81,8 @@ class Planned:
     the program crashed: it comes last and runs alone. A `redo` hears a suspect transcript's
     recording again, with options that are safer than those asked for, which the fingerprints name
     all the same. With a `part` it is that part alone; `parts` are those that were heard before.
+    `replaces` are the formats whose names may be written over: something stood there when the run
+    began, or an attempt whose end nobody has seen may have written it.
     """
 
     asset: Asset
@@ -100,6 +103,7 @@ class Planned:
     entry: JournalEntry | None = None
     part: Part | None = None
     parts: Mapping[Part, StageRecord] = field(default_factory=dict)
+    replaces: tuple[str, ...] = ()
 
     @property
     def missing(self) -> tuple[Stage, ...]:
@@ -168,6 +172,7 @@ def plan(
             stages=names,
             kept=kept,
             entry=entry,
+            replaces=like.formats if options.overwrite else (),
         )
         planned.append(draft if entry is None else decide(draft, entry, options, stands))
     if known:

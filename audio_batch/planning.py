@@ -44,6 +44,7 @@ def todo_of(night: Night) -> Todo:
         _require_buckets(night)
     todo.recovered = recovery.count
     todo.anything_there = occupied.anything_there
+    todo.has_summary = outputs.size_bytes(night.folder.summary_path.name) is not None
     if not night.options.overwrite:
         summary = summary_of_others(night.folder, outputs, has_run=has_run)
         # A kill leaves texts without their JSON, which comes last; with the journal all knowledge
@@ -97,9 +98,15 @@ def _planned(
         look=night.fetching.look,
         recover=None if night.options.overwrite else recovery.take_over,
         is_published=occupied.is_there,
-        examine=lambda planned: occupied.look(_claims(planned)),
+        examine=partial(_examine, night, occupied),
+        stood=occupied.stood,
     )
     return Todo.of(night.assets, planner)
+
+
+def _examine(night: Night, occupied: Occupied, planned: Sequence[Planned]) -> set[str]:
+    occupied.look(_claims(planned))
+    return occupied.still_barred(night.folder)
 
 
 def _claims(planned: Sequence[Planned]) -> Iterator[Claim]:

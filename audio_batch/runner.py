@@ -211,8 +211,8 @@ class Runner:
         if len(self._flights) or not self._backlog.only_held:
             return False
         now_s = self._now_s()
-        self._holds.tell_of_waiting(now_s, unread=self._backlog.unread)
-        return self._holds.over(now_s) and not self._backlog.read_on()
+        self._holds.tell_of_waiting(now_s)
+        return self._holds.over(now_s)
 
     def _announce_stop(self) -> None:
         if self.stop.requested.is_set() and not self._announced_stop:

@@ -11,14 +11,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from audio_batch.formats import FormatOptions, render
 from audio_batch.storage import PublishedFile
 from audio_batch.transcript import Transcript
 
 _UNSEALED = "0" * 64
+
+_BEGINS = re.compile(rb'\s*\{\s*"schema_version": \d+,\s*"asset_id": ("(?:[^"\\]|\\.)*")')
+"""How a canonical JSON begins, also one that was cut off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,3 +99,27 @@ def opened(data: bytes) -> Sealed | None:
         for text in (*texts, *(t for o in outputs for t in (o.format, o.path, o.sha256)))
     ) and all(isinstance(output.size_bytes, int) for output in outputs)
     return Sealed(transcript, *texts, outputs) if sound else None
+
+
+def owner_of(data: bytes) -> str | None:
+    """The id of the asset whose transcript a JSON is, whole or not; None where it is none."""
+    try:
+        if found := _BEGINS.match(data):
+            body: Any = {"asset_id": json.loads(found[1]), "segments": []}
+        else:
+            body = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(body, dict) or not isinstance(body.get("segments"), list):
+        return None
+    asset_id = body.get("asset_id")
+    return asset_id if isinstance(asset_id, str) else None
+
+
+def named_in(canonical: bytes) -> set[str]:
+    """The paths of the files that a canonical JSON, sealed or not, says were published with it."""
+    try:
+        body: Any = json.loads(canonical)
+        return {str(output["path"]) for output in body["provenance"]["outputs"]}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return set()

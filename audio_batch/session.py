@@ -15,6 +15,7 @@ import psutil
 
 from audio_batch import __version__, events, host_memory, manners, models, ray_flags
 from audio_batch.arrivals import Arrival
+from audio_batch.asking import asking
 from audio_batch.assembly import Fleet, build_options, open_fleet
 from audio_batch.assets import stores_of
 from audio_batch.claims import sweep
@@ -23,6 +24,7 @@ from audio_batch.config import Settings
 from audio_batch.databases import delivery
 from audio_batch.engines import DEFAULT_ENGINE, check_engine
 from audio_batch.errors import AudioBatchError, ExitCode, SetupError
+from audio_batch.evidence import Evidence
 from audio_batch.fetching import Fetching
 from audio_batch.garbage import uncollected
 from audio_batch.holds import Holds
@@ -47,6 +49,7 @@ from audio_batch.runner import Runner
 from audio_batch.signing_in import signing_in
 from audio_batch.time_limits import TimeLimit
 from audio_batch.todo import Todo
+from audio_batch.traces import Traces
 from audio_batch.voices.folder import settle as settle_linking
 from audio_batch.voices.of_run import RunVoices, link
 from audio_batch.watchdog import Watch
@@ -91,9 +94,12 @@ def execute(request: Request, interface: Interface) -> ExitCode:
         assets = choose(manifest, settings)
         places = (settings.output_dir or "", *stores_of(assets))
         SignIn(settings, interface.notice).before(places)
+        traces = Traces(folder)
+        stack.push(traces.leave)
         folder.create()
         if not known:
             stack.enter_context(folder.locked())
+            stack.push(traces.clear)
         lineup = find_lineup(settings, assets.languages(), notice=interface.notice)
         options = build_options(settings, lineup.model)
         if lineup.model.is_demo:
@@ -257,11 +263,15 @@ def _run(night: Night, todo: Todo, fleet: Fleet) -> None:
     pace = pacing.pace()
     places.ahead = pace.ahead.most
     make_pool, loader = workers_of(night, fleet, places)
+    alone = fleet.cluster is None  # a cluster's nodes have caches and ways of their own
     holds = Holds(
         night.options.outage_wait_s,
         night.folder.place.location,
         profile=night.settings.aws_profile,
         sign_in=signing_in(night.settings, night.interface),
+        at_hand=night.fetching.has if alone else lambda _asset, _source: False,
+        ask=asking(night.fetching.place.access) if alone else None,
+        evidence=Evidence(night.settings.s3_endpoint),
     )
     night.fetching.spares = holds.holds
 

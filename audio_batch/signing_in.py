@@ -10,7 +10,7 @@ from functools import partial
 from audio_batch.config import Settings
 from audio_batch.control import Message
 from audio_batch.errors import Away, SetupError
-from audio_batch.holds import SignIn
+from audio_batch.held import SignIn
 from audio_batch.interface import Interface
 from audio_batch.remote import aws
 from audio_batch.remote.settings import access_of

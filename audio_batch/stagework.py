@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,10 +19,10 @@ from audio_batch.attempts import Failure, StageClock
 from audio_batch.engines.base import Recognition
 from audio_batch.engines.failures import is_sticky
 from audio_batch.errors import AssetError, DeviceError, ErrorKind
-from audio_batch.events import WAITING, AssetProgress
 from audio_batch.outcome import Stage, StageRecord
 from audio_batch.parts import Part
 from audio_batch.remote import urls
+from audio_batch.stage_progress import StageProgress
 from audio_batch.stages import Aligned, Diarized, Transcribed
 
 if TYPE_CHECKING:
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
     from audio_batch.remote.inputs import Recording
 
 _log = logging.getLogger("audio_batch.pipeline")
-
-_FETCH_BEAT_S = 0.5
 
 _Result = TypeVar("_Result", Transcribed, Aligned, Diarized)
 
@@ -58,10 +55,12 @@ class StageWork:
     failures: dict[Stage, Failure] = field(default_factory=dict)
     recognizer: Recognizer | None = None
     _path: Path | None = None
-    _told_at_s: float = 0.0
     _audio: Audio | None = None
-    _length_s: float = 0.0
     _elsewhere_s: float = 0.0
+    _progress: StageProgress = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._progress = StageProgress(self.job, self.context)
 
     def words(self) -> Transcribed:
         """What is said.
@@ -135,7 +134,7 @@ class StageWork:
         return result
 
     def _do(self, stage: Stage, work: Callable[[], _Result]) -> _Result:
-        self._tell(stage, "", 0.0)
+        self._progress.tell(stage, "", 0.0)
         with self.clock.stage(stage.value):
             result = work()
         self.clock.timings_s[stage.value] += self._elsewhere_s
@@ -195,7 +194,7 @@ class StageWork:
             path = self._fetched()
             with self.clock.stage("decode"):
                 self._audio = self._decoded(path)
-            self._length_s = self._audio.duration_s
+            self._progress.length_s = self._audio.duration_s
         return self._audio
 
     def _fetched(self) -> Path:
@@ -204,7 +203,7 @@ class StageWork:
             remote = urls.is_remote(self.job.asset.uri)
             with self.clock.stage("fetch") if remote else nullcontext():
                 self._path = self.recording.path(
-                    self._tell_fetch, lambda: self.context.go_on(self.job)
+                    self._progress.fetch, lambda: self.context.go_on(self.job)
                 )
             self.job = dataclasses.replace(self.job, source=self.recording.source)
         return self._path
@@ -228,7 +227,7 @@ class StageWork:
             recognizer,
             audio.samples,
             self.job.decoding,
-            lambda position_s: self._tell(Stage.TRANSCRIBE, "", position_s / length_s),
+            lambda position_s: self._progress.tell(Stage.TRANSCRIBE, "", position_s / length_s),
         )
         return self._transcribed(recognizer, audio, heard)
 
@@ -246,13 +245,13 @@ class StageWork:
             start, end = span = part.cut(audio.samples, first, total, probabilities)
         length_s = (end - start) / rate_hz
         if self.job.part is not None:
-            self._length_s = length_s
+            self._progress.length_s = length_s
 
         def tell(position_s: float) -> None:
             share = position_s / length_s
             if self.job.part is None:
                 share = (part.index + share) / part.count
-            self._tell(Stage.TRANSCRIBE, "", share)
+            self._progress.tell(Stage.TRANSCRIBE, "", share)
 
         if start == end:  # the recording is shorter than it was said to be
             heard = Recognition((), decoding.language, speech_s=0.0, last_speech_s=0.0)
@@ -306,7 +305,7 @@ class StageWork:
     ) -> Recognition:
         # What shares its batches takes windows of any number of assets.
         shared = getattr(recognizer, "shares_batches", None)
-        gate = self._gate(Stage.TRANSCRIBE)
+        gate = self._progress.gate(Stage.TRANSCRIBE)
         with nullcontext() if shared and shared(decoding) else gate:
             return recognizer.transcribe(samples, decoding, progress)
 
@@ -341,23 +340,25 @@ class StageWork:
             note = f"no aligner for {which}: word times are the recognizer's own"
             return Aligned(heard.segments, (note,), {})
         audio = self.audio()
-        with self._gate(Stage.ALIGN):
+        with self._progress.gate(Stage.ALIGN):
             found = aligner.align(
                 audio.samples,
                 heard.segments,
                 language,
-                lambda position_s: self._tell(Stage.ALIGN, "", position_s / audio.duration_s),
+                lambda position_s: self._progress.tell(
+                    Stage.ALIGN, "", position_s / audio.duration_s
+                ),
             )
         return Aligned(found.segments, found.notes, dict(aligner.description))
 
     def _diarize(self) -> Diarized:
         diarizer = self.context.models.diarizer(self.job.device)
         samples = self.audio().samples
-        with self._gate(Stage.DIARIZE):
+        with self._progress.gate(Stage.DIARIZE):
             found = diarizer.diarize(
                 samples,
                 self.job.limits,
-                lambda step, share: self._tell(Stage.DIARIZE, step, share),
+                lambda step, share: self._progress.tell(Stage.DIARIZE, step, share),
             )
         about: dict[str, Any] = {
             **diarizer.description,
@@ -366,55 +367,6 @@ class StageWork:
             "limits": dataclasses.asdict(self.job.limits),
         }
         return Diarized(found, about)
-
-    def _gate(self, stage: Stage) -> AbstractContextManager[None]:
-        return self.context.gates.enter(
-            self.job.device,
-            stage.value,
-            waiting=lambda: self._tell(stage, WAITING, 0.0),
-            entered=lambda: self._tell(stage, "", 0.0),
-            gone=lambda: self.context.given_up(self.job),
-        )
-
-    def _tell_fetch(self, share: float | None) -> None:
-        """Tell how much of the recording is here, now and then."""
-        self.context.go_on(self.job)
-        if time.monotonic() < self._told_at_s + _FETCH_BEAT_S and share != 1.0:
-            return
-        self._told_at_s = time.monotonic()
-        self.context.progress(
-            AssetProgress(
-                asset_id=self.job.asset.id,
-                device=self.job.device,
-                stage="fetch",
-                share=share or 0.0,
-                asset_share=0.0,
-                duration_s=self._length_s,
-                part=self.job.share,
-            )
-        )
-
-    def _tell(self, stage: Stage, step: str, share: float) -> None:
-        """Tell how far the stage has come, and how far the asset, each stage counting alike."""
-        self.context.go_on(self.job)
-        if step != WAITING:
-            self.context.gates.moved(self.job.device)
-        # Those before this one have been read or done, those after it may still be read.
-        todo = [s for s in Stage if s in self.job.stages and s not in self.job.kept]
-        if self.job.part is not None:
-            todo = [stage]
-        before = todo.index(stage) if stage in todo else 0
-        self.context.progress(
-            AssetProgress(
-                asset_id=self.job.asset.id,
-                device=self.job.device,
-                stage=f"{stage}: {step}" if step else stage.value,
-                share=min(1.0, max(0.0, share)),
-                asset_share=min(1.0, max(0.0, (before + share) / max(1, len(todo)))),
-                duration_s=self._length_s,
-                part=self.job.share,
-            )
-        )
 
 
 _NO_STAGES_FAULT = (ErrorKind.DISK_FULL, ErrorKind.OUTPUT, ErrorKind.TIMEOUT)

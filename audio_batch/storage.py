@@ -1,9 +1,10 @@
 """Files that are whole or not there: atomic publication on a file system.
 
 The order is the contract: write to a temporary name in the target's folder, fsync, check the size,
-rename, fsync the folder, and once each folder above it up to the output folder. The caller journals
-afterwards. On Windows a folder cannot be fsynced; NTFS orders the rename by its own journal, which
-is the twin of that step.
+rename, fsync the folder, and once each folder above it up to the output folder. Where nothing may
+be written over, a link and the removal of the temporary name stand for the rename: a link refuses a
+name that is taken. The caller journals afterwards. On Windows a folder cannot be fsynced; NTFS
+orders the rename by its own journal, which is the twin of that step.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import hashlib
 import os
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -43,26 +45,36 @@ class PublishedFile:
 
 
 def publish(
-    root: Path, relative: PurePosixPath, data: bytes, *, format_name: str, tag: str = ""
+    root: Path,
+    relative: PurePosixPath,
+    data: bytes,
+    *,
+    format_name: str,
+    tag: str = "",
+    replace: bool = True,
 ) -> PublishedFile:
     """Write `data` to `root / relative` so that the name never shows a part of it.
 
     Args:
         tag: whose temporary file it is, where several runs are at work in one folder.
+        replace: whether what has the name may be written over.
 
     Raises:
-        AssetError: DISK_FULL or OUTPUT, naming the file.
+        AssetError: DISK_FULL or OUTPUT, naming the file; OUTPUT_EXISTS where the name is taken and
+            nothing may be written over.
     """
     target = contained(root, relative)
     temporary = target.parent / temporary_name(tag)
     try:
         make_folder(target.parent, root.resolve())
         _write_synced(temporary, data)
-        move_over(temporary, target)
+        (move_over if replace else _move_to_free)(temporary, target)
         sync_folder(target.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if isinstance(error, FileExistsError) and not replace:
+            raise name_taken(relative.as_posix()) from error
         raise output_error(error, target) from error
     return PublishedFile(
         format=format_name,
@@ -79,10 +91,37 @@ def move_over(temporary: Path, target: Path) -> None:
     Raises:
         OSError: it cannot be renamed.
     """
+    _patiently(lambda: temporary.replace(target))
+
+
+def _move_to_free(temporary: Path, target: Path) -> None:
+    """Give a file a name that nothing has, in one step with the look whether that is so.
+
+    Raises:
+        FileExistsError: something has it.
+        OSError: it cannot be renamed.
+    """
+    if os.name == "nt":
+        _patiently(lambda: temporary.rename(target))  # there it refuses by itself
+        return
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        # FAT and some network and FUSE file systems have no links: there it is a look before.
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
+        move_over(temporary, target)
+    else:
+        temporary.unlink()
+
+
+def _patiently(move: Callable[[], object]) -> None:
     until_s = time.monotonic() + _HELD_FOR_S
     while True:
         try:
-            temporary.replace(target)
+            move()
             return
         except PermissionError:
             if os.name != "nt" or time.monotonic() >= until_s:
@@ -187,6 +226,15 @@ def sync_folder(folder: Path) -> None:
         # that may be written to but not listed cannot be opened.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF):
             raise
+
+
+def name_taken(name: str) -> AssetError:
+    """The error of a file whose name holds what is not to be written over."""
+    return AssetError(
+        ErrorKind.OUTPUT_EXISTS,
+        f"{name} is there, and is another's: it came while the run was at work, and stays.",
+        remedy="Move it away and run the same command again: what was heard is kept.",
+    )
 
 
 def output_error(error: OSError, target: Path) -> AssetError:

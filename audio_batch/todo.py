@@ -13,7 +13,7 @@ import math
 import operator
 from array import array
 from collections.abc import Callable, Iterator, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from audio_batch import survey
@@ -53,7 +53,9 @@ class Planner:
             given assets without a row, and says of how many there is one now.
         is_published: whether something stands under an output name, so that it could be taken
             over or must not be written over; None: there may be, under any.
-        examine: is given what is to be published, to look whose it is that stands under its name.
+        examine: is given what is to be published, to look whose it is that stands under its name;
+            it says which assets have failed for that, and still would.
+        stood: in which formats something stood under a name, by what `examine` has seen.
     """
 
     options: RunOptions
@@ -66,7 +68,8 @@ class Planner:
     look: Callable[[Sequence[Asset]], Sequence[Asset]] | None = None
     recover: Callable[[Sequence[Planned]], int] | None = None
     is_published: Callable[[str], bool] | None = None
-    examine: Callable[[Sequence[Planned]], None] | None = None
+    examine: Callable[[Sequence[Planned]], Set[str]] | None = None
+    stood: Callable[[str, Sequence[str]], tuple[str, ...]] | None = None
 
     def keeping(self, remarkable: set[int]) -> Keeping:
         """What finds those quickly for which there is nothing to do."""
@@ -109,8 +112,17 @@ class Planner:
             if unknown and self.recover(unknown):
                 planned = self._plan(assets)
         if recovering and self.examine is not None:
-            self.examine([item for item in planned if item.action in _PUBLISHED])
+            barred = self.examine([item for item in planned if item.action in _PUBLISHED])
+            if barred and not self.options.overwrite:
+                planned = [_left(item) if item.asset.id in barred else item for item in planned]
         return planned
+
+    def over_what_stood(self, item: Planned) -> Planned:
+        """What is to be published, with the names that may be written over."""
+        if self.stood is None or item.replaces:
+            return item
+        stood = self.stood(item.output_name, item.formats)
+        return replace(item, replaces=stood) if stood else item
 
     def _plan(self, assets: Sequence[Asset]) -> list[Planned]:
         lookup = self.journal.lookup
@@ -141,6 +153,8 @@ class Todo:
     quarantined: list[str] = field(default_factory=list)
     strangers: list[str] = field(default_factory=list)
     """Files of nobody's under names that are to be written; paths below the output folder."""
+    has_summary: bool = False
+    """Whether there was a summary, which may be written over."""
     anything_there: bool = False
     """Whether anything at all stands under names that are to be written."""
     audio_s: float = 0.0
@@ -153,7 +167,12 @@ class Todo:
     _unheard: array[int] = field(default_factory=lambda: array("L"))
     """The others of them."""
     _order: array[int] = field(default_factory=lambda: array("L"))
+    _line: array[int] = field(default_factory=lambda: array("L"))
+    """Of these, what is still to be taken, and before that `_taken` that have been."""
     _taken: int = 0
+    _last: dict[str, int] = field(default_factory=dict)
+    """Where those lie that were taken last, by id."""
+    _put_off: array[int] = field(default_factory=lambda: array("L"))
     _needed: set[Stage] = field(default_factory=set)
     _remarkable: set[int] = field(default_factory=set)
     """Hashes of the ids of what is not to be done, but failed, is suspect or has notes."""
@@ -166,16 +185,23 @@ class Todo:
         return todo
 
     def __len__(self) -> int:
-        return len(self._order) - self._taken
+        return self.ready + len(self._put_off)
+
+    @property
+    def ready(self) -> int:
+        """See `Feed.ready`."""
+        return len(self._line) - self._taken
 
     def take(self, count: int) -> list[Planned]:
         """See `Feed.take`. Earlier attempts of those that begin afresh no longer count."""
-        while len(self):
-            some = self._order[self._taken : self._taken + count]
+        while self.ready:
+            some = self._line[self._taken : self._taken + count]
             self._taken += len(some)
+            assets = list(self.assets.pick(some))
+            self._last = dict(zip((asset.id for asset in assets), some, strict=True))
             planned = [
-                item
-                for item in self.planner.plan(self.planner.looked(list(self.assets.pick(some))))
+                self.planner.over_what_stood(item)
+                for item in self.planner.plan(self.planner.looked(assets))
                 if item.action in _PUBLISHED
             ]
             fresh = [item.asset.id for item in planned if item.fresh]
@@ -184,6 +210,15 @@ class Todo:
             if planned:  # or what was there all the same has come back meanwhile
                 return planned
         return []
+
+    def put_off(self, planned: Planned) -> None:
+        """See `Feed.put_off`. Of each no more than its number is kept."""
+        self._put_off.append(self._last[planned.asset.id])
+
+    def recall(self) -> None:
+        """See `Feed.recall`."""
+        self._line = self._line[self._taken :] + self._put_off
+        self._taken, self._put_off = 0, array("L")
 
     def chosen(self) -> Assets:
         """All that is to be done, in order, taken or not."""
@@ -248,6 +283,7 @@ class Todo:
             self._order = _sort(self._order, dangers)
         else:
             self._order = _sort(self._order, suspects, dangers, priorities, longest)
+        self._line = self._order
 
     def _count_new(self, new: New) -> None:
         known_s = [seconds for seconds in new.durations_s if not math.isnan(seconds)]
@@ -300,6 +336,10 @@ def _chunks(assets: Assets, *, by_id: bool) -> Iterator[array[int]]:
             places = array("L", sorted(places, key=ids.__getitem__))
     for first in range(0, len(places), CHUNK):
         yield array("L", sorted(places[first : first + CHUNK]))
+
+
+def _left(item: Planned) -> Planned:
+    return replace(item, action=Action.LEAVE_FAILED)
 
 
 def _is_perhaps(_output_name: str) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +16,7 @@ from typing import TypeVar
 import pytest
 import stub_nvml
 from forked import completed
+from hypothesis import HealthCheck, settings
 from program import SHARED, Answer, environment
 from shipped import ended
 from stores import clouds
@@ -31,9 +34,29 @@ _MEMORY = Path("/dev/shm")
 if os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 8 << 30:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
 
+# Under nohup, or behind a shell's `&`, signals are ignored, and by all that is begun here too.
+for _name in ("SIGINT", "SIGHUP"):
+    _number = getattr(signal, _name, None)
+    if _number is not None and signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.default_int_handler if _name == "SIGINT" else signal.SIG_DFL)
+
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Two workers on two cores, each with a thread for every core, are in each other's way.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What Hypothesis tries is the same every time, but for the slow tests, and takes its time.
+
+    What it has found once belongs into an `@example`.
+    """
+    settings.register_profile(
+        "audio-batch",
+        deadline=None,
+        derandomize=config.option.markexpr == "not slow",
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    settings.load_profile("audio-batch")
 
 
 _LONGEST = (
@@ -62,8 +85,12 @@ def _as_it_was() -> Iterator[None]:
     levels = [logger.level for logger in loggers]
     before = dict(os.environ)
     yield
-    os.environ.clear()
-    os.environ.update(before)
+    # Only what differs: threads that a test has left behind may read the environment just now.
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    for name, value in before.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
 
@@ -79,7 +106,7 @@ def cli(tmp_path: Path) -> Callable[..., Answer]:
     """Run the program as a user would, in `tmp_path`, with neither terminal nor input."""
 
     def run(
-        *arguments: object, env: dict[str, str] | None = None, timeout_s: float = 240
+        *arguments: object, env: dict[str, str] | None = None, timeout_s: float = 600
     ) -> Answer:
         return completed(arguments, tmp_path, environment(**(env or {})), timeout_s)
 
@@ -104,6 +131,14 @@ def children() -> Iterator[list[subprocess.Popen[str]]]:
             process.kill()
         if process.stdout is not None and not process.stdout.closed:
             process.communicate()
+
+
+@pytest.fixture
+def nobody_listens() -> Iterator[int]:
+    """A port of this machine that is taken, so that nobody is given it, and refuses everybody."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield int(taken.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

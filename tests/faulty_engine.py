@@ -1,11 +1,16 @@
 """An engine with every fault that native libraries have shown, brought as a plugin is brought.
 
 Its faults are told by the variable FAULTY_ENGINE, JSON: by kind, the numbers of the recordings (as
-`program.write_manifest` makes them) that bring it about. `delay_ms` is what a recording takes;
+`program.write_manifest` makes them) that bring it about. `delay_ms` is what a recording takes, as
+long as there is no file `hurry`. `begins` is a file in which each recording that begins is told, as
+"cuda:0 begins"; `waits` holds, by device, a file, a text and a count: each recording there waits
+until the text stands in the file that often. Those of `hold` wait until there is a file `until`.
 `dies_after` holds, by device, how many recordings its process survives; `lost_after` likewise how
-many until the device reports a lost CUDA context. `fits` names the compute types that can be
-loaded, `loads_once` the devices that load a single time (kept in the folder `marks`). `loops` are
-heard as the same words again and again, unless it is done window by window.
+many until the device reports a lost CUDA context. Those that `wait` or `follow` go on once the
+file `gate` is there; those that `meet` once `meets` of them have begun, by what they leave in the
+folder `marks`, and then take as long as `stuck_s` says by device. `fits` names the compute types
+that can be loaded, `loads_once` the devices that load a single time (kept in the folder `marks`).
+`loops` are heard as the same words again and again, unless it is done window by window.
 `once` is a folder in which faults that happen a single time leave a mark.
 """
 
@@ -20,10 +25,12 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from audio_batch.engines.base import LoadRequest, Progress, Recognition, Recognizer
@@ -31,6 +38,7 @@ from audio_batch.errors import AssetError, DeviceError, ErrorKind
 from audio_batch.options import DecodingOptions
 from audio_batch.transcript import Segment
 
+_PATIENCE_S = 200.0
 ENTRY_POINTS = "[audio_batch.engines]\nfaulty = faulty_engine:FaultyEngine\n"
 
 
@@ -92,10 +100,10 @@ class FaultyRecognizer:
         """Sleep, then answer or fail."""
         number = round((len(samples) / 16_000 - 0.5) * 1000)
         progress(0.0)
-        time.sleep(self.faults.get("delay_ms", 0) / 1000)
+        device = self.request.device.id
+        self.take_time(device)
         with self.lock:
             self.done += 1
-        device = self.request.device.id
         if self.done > self.faults.get("dies_after", {}).get(device, sys.maxsize):
             os.abort()
         if self.done > self.faults.get("lost_after", {}).get(device, sys.maxsize):
@@ -111,6 +119,17 @@ class FaultyRecognizer:
         alien: Any = (object(),) if number in self.faults.get("unpicklable", []) else ()
         return Recognition((segment,), "en", speech_s=segment.end_s, notes=alien)
 
+    def take_time(self, device: str) -> None:
+        """What a recording takes, and what it waits for."""
+        if "begins" in self.faults:
+            with Path(self.faults["begins"]).open("a") as told:
+                told.write(f"{device} begins\n")
+        if device in self.faults.get("waits", {}):
+            file, text, count = self.faults["waits"][device]
+            _wait_until(lambda: Path(file).exists() and Path(file).read_text().count(text) >= count)
+        if "hurry" not in self.faults or not Path(self.faults["hurry"]).exists():
+            time.sleep(self.faults.get("delay_ms", 0) / 1000)
+
     def happens(self, kind: str, number: int) -> bool:
         """Whether a fault that happens once is still to come."""
         if "once" not in self.faults:
@@ -120,6 +139,24 @@ class FaultyRecognizer:
             return False
         mark.touch()
         return True
+
+    # -- what a test decides --------------------------------------------------------------------
+
+    def wait(self, _number: int) -> None:
+        """Until the test lets it go on."""
+        _wait_until(Path(self.faults["gate"]).exists)
+
+    def follow(self, number: int) -> None:
+        """As `wait`, but for the first one: what is read ahead may come before what has begun."""
+        if self.done > 1:
+            self.wait(number)
+
+    def meet(self, number: int) -> None:
+        """Until others are at work too, whenever their devices have loaded."""
+        marks, device = Path(self.faults["marks"]), self.request.device.id
+        (marks / f"{device.replace(':', '-')}-{number}").touch()
+        _wait_until(lambda: len(list(marks.iterdir())) >= self.faults["meets"])
+        time.sleep(self.faults.get("stuck_s", {}).get(device, 0))
 
     # -- kinds of faults ------------------------------------------------------------------------
 
@@ -169,6 +206,10 @@ class FaultyRecognizer:
         """With the interpreter's lock held: no other thread of the process goes on."""
         ctypes.PyDLL(None).sleep(3600)
 
+    def hold(self, _number: int) -> None:
+        """As long as the test likes."""
+        _wait_until(Path(self.faults["until"]).exists)
+
     def fail(self, _number: int) -> None:
         """An exception that nobody foresaw, and that cannot be pickled."""
 
@@ -189,7 +230,12 @@ class FaultyRecognizer:
             raise AssetError(ErrorKind.OUT_OF_MEMORY, "memory ran out on purpose", transient=True)
 
     def leak(self, _number: int) -> None:
-        """Memory that is never given back, until the limit of the process is met."""
+        """Memory that is never given back, until the process has 512 MiB more than it had."""
+        import resource
+
+        limit_bytes = psutil.Process().memory_info().vms + 512 * 1024**2
+        hard_bytes = resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, hard_bytes))
         while True:
             self.leaked.append(np.ones(8_000_000))
 
@@ -200,6 +246,12 @@ class FaultyRecognizer:
             attempt = _attempts[number]
         if fails_in_passing(self.faults["seed"], number, attempt, self.faults["share"]):
             self.transient(number)
+
+
+def _wait_until(holds: Callable[[], bool]) -> None:
+    until_s = time.monotonic() + _PATIENCE_S
+    while not holds() and time.monotonic() < until_s:
+        time.sleep(0.01)
 
 
 _attempts: Counter[int] = Counter()

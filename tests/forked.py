@@ -31,7 +31,7 @@ _MOST_SERVERS = 3
 
 
 def completed(
-    arguments: Sequence[object], cwd: Path, env: Mapping[str, str], timeout_s: float = 240
+    arguments: Sequence[object], cwd: Path, env: Mapping[str, str], timeout_s: float = 600
 ) -> Answer:
     """What the program said, run to its end in the folder `cwd` with exactly this environment.
 

@@ -56,7 +56,7 @@ def ended(arguments: Sequence[object], cwd: Path, env: dict[str, str]) -> Answer
         text=True,
         encoding="utf-8",
         errors="replace",
-        timeout=240,
+        timeout=600,
         check=False,
     )
     return Answer(done.returncode, done.stdout, done.stderr)

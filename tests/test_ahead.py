@@ -62,6 +62,7 @@ def test_a_device_that_ran_short_of_memory_reads_nothing_ahead() -> None:
 def test_no_more_than_the_slots_are_in_a_stage_of_a_device() -> None:
     gates = Gates(lambda device: {"cuda:0": 2, "cuda:1": 1}[device])
     lock, inside, most = threading.Lock(), {}, {}
+    full = threading.Event()
 
     def work(number: int) -> None:
         device = f"cuda:{number % 2}"
@@ -69,7 +70,10 @@ def test_no_more_than_the_slots_are_in_a_stage_of_a_device() -> None:
             with lock:
                 inside[device] = inside.get(device, 0) + 1
                 most[device] = max(most.get(device, 0), inside[device])
-            threading.Event().wait(0.01)
+                if inside.get("cuda:0", 0) == 2:
+                    full.set()
+            full.wait(PATIENT_S if device == "cuda:0" else 0.01)
+            threading.Event().wait(0.01)  # others might come in
             with lock:
                 inside[device] -= 1
 
@@ -92,11 +96,15 @@ def test_one_that_is_given_up_makes_room_though_it_never_comes_back() -> None:
 
     threading.Thread(target=hang, daemon=True).start()
     assert within.wait(PATIENT_S)
-    threading.Timer(0.2, given_up.set).start()
+
+    def waiting() -> None:
+        told.append("waiting")
+        given_up.set()
+
     with gates.enter(
         "cpu",
         "transcribe",
-        waiting=lambda: told.append("waiting"),
+        waiting=waiting,
         entered=lambda: told.append("entered"),
         gone=_never,
     ):

@@ -228,7 +228,7 @@ def ask(endpoint: str, base: Path, *questions: tuple[str, str | None]) -> list[A
         capture_output=True,
         text=True,
         encoding="utf-8",
-        timeout=120,
+        timeout=600,
         check=True,
     )
     answers, heavy = json.loads(done.stdout)

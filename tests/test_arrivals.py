@@ -26,6 +26,8 @@ from audio_batch.pools import ThreadPool
 from audio_batch.runner import Runner
 from audio_batch.wiring import Means
 
+PATIENT_S = 60.0
+
 A, B = (Device(f"ray:{n}/cpu", "cpu", None, "ray:cpu:1", "1 core", None, n) for n in "ab")
 
 
@@ -45,7 +47,7 @@ class Offers:
 
     def begin(self, found: Callable[[Sequence[Arrival]], None], _left: Callable[[], int]) -> None:
         def offer() -> None:
-            self.up.wait(30)
+            self.up.wait(PATIENT_S)
             while not self.over.wait(0.01):
                 found(self.arrivals)
 
@@ -110,15 +112,16 @@ def joined(told: list[events.Event]) -> list[str]:
 
 def test_a_device_that_joins_works_and_joins_once(tmp_path: Path) -> None:
     offers = Offers([Arrival(B, 2)])
-    together, seen = threading.Barrier(2), set[str]()
+    both, seen = threading.Event(), list[str]()
+    together = threading.Barrier(2, both.set)
 
     def work(job: Job) -> Outcome:
-        if job.device == B.id and len(seen) < 2:
-            seen.add(job.asset.id)
-            together.wait(30)  # two at a time
         offers.up.set()
-        if not seen:
-            threading.Event().wait(0.02)
+        if job.device == A.id:
+            assert both.wait(PATIENT_S)  # else it might do all of them by itself
+        elif not both.is_set():
+            seen.append(job.asset.id)
+            together.wait(PATIENT_S)  # two at a time
         return done(job)
 
     result, told = run(tmp_path, 200, work, offers)
@@ -188,7 +191,7 @@ def test_nothing_joins_a_run_that_was_told_to_stop(tmp_path: Path) -> None:
         time.sleep(0.05)  # what was told before has been heard
         runners[0].stop.requested.set()  # an offer comes before the signal's own message
         offers.up.set()
-        over.append(offers.over.wait(10))
+        over.append(offers.over.wait(PATIENT_S))
         return done(job)
 
     result, told = run(tmp_path, 5, work, offers, begun=runners.append)
@@ -203,7 +206,7 @@ def test_nothing_joins_while_what_runs_is_finished_after_an_error(tmp_path: Path
 
     def work(job: Job) -> Outcome:
         offers.up.set()
-        over.append(offers.over.wait(10))
+        over.append(offers.over.wait(PATIENT_S))
         return done(job)
 
     with pytest.raises(SetupError, match="disk is full"):
@@ -227,7 +230,7 @@ def test_who_wants_out_waits_for_no_cluster(tmp_path: Path) -> None:
     def work(job: Job) -> Outcome:
         runners[0].stop.request("SIGINT")
         runners[0].stop.request("SIGINT")
-        release.wait(10)
+        release.wait(PATIENT_S)
         return done(job)
 
     result, _ = run(tmp_path, 5, work, offers, begun=runners.append, pool=Pool)

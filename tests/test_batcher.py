@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +30,7 @@ from audio_batch.errors import AssetError, DeviceError, ErrorKind
 from audio_batch.media import decode
 from audio_batch.options import DecodingOptions, resolve_decoding
 
-PATIENT_S = 20.0
+PATIENT_S = 60.0
 """Longer than any test takes: what waits so long waits for good."""
 
 
@@ -99,6 +100,14 @@ def open_stream(batcher: Batcher[str, str]) -> Stream[str, str]:
     context = batcher.stream()
     _open.append(context)
     return context.__enter__()
+
+
+def wait_until_it_waits(stream: Stream[str, str]) -> None:
+    """Until another thread waits in `take`, and has seen how many batches were done before."""
+    until_s = time.monotonic() + PATIENT_S
+    while not stream.answered._waiters:  # type: ignore[attr-defined]
+        assert time.monotonic() < until_s
+        time.sleep(0.001)
 
 
 # -- turns ----------------------------------------------------------------------------------------
@@ -222,9 +231,15 @@ def test_what_is_given_up_is_not_done(bench: Bench) -> None:
     put(busy, *(f"b{number}" for number in range(4)))
     with batcher.stream() as left:
         put(left, *(f"x{number}" for number in range(9)))
-        threading.Timer(0.1, bench.release, [1]).start()
-        with pytest.raises(AssetError, match="given up"):
-            left.take(give_up)  # it waits while the first is done
+
+        def do_the_first() -> None:
+            wait_until_it_waits(left)
+            bench.release(1)
+
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(do_the_first)
+            with pytest.raises(AssetError, match="given up"):
+                left.take(give_up)  # it waits while the first is done
     bench.release()
     assert [busy.take(unheard) for _ in range(4)] == [f"k: b{number}" for number in range(4)]
     done = [piece for batch in bench.batches for piece in batch]
@@ -241,6 +256,7 @@ def test_who_waits_tells_so_only_while_batches_are_done(bench: Bench) -> None:
         put(ahead, "ahead")
         put(waiting, "waits")
         answer = pool.submit(waiting.take, told.release)
+        wait_until_it_waits(waiting)
         # The device hangs: nothing is heard, and the watchdog sees it.
         assert not told.acquire(timeout=0.3)
         bench.release(1)
@@ -418,7 +434,7 @@ def test_large_buffers_are_reused_unless_the_user_has_settings_of_his_own(
         env={**plain, **theirs},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=True,
     )
     before, after, changed = done.stdout.split()
@@ -567,9 +583,14 @@ def test_the_sequential_mode_shares_no_batches() -> None:
 
 
 def test_a_recognizer_that_nobody_uses_lets_go_of_its_model() -> None:
+    before = threading.enumerate()
     recognizer = recognizer_of("demo", batch_size=4)
     recognizer.transcribe(np.zeros(16_000, np.float32), options(recognizer), silent)
-    lanes = [thread for thread in threading.enumerate() if thread.name.startswith("whisper-")]
+    lanes = [
+        thread
+        for thread in threading.enumerate()
+        if thread.name.startswith("whisper-") and thread not in before
+    ]
     model = weakref.ref(recognizer.model)
     assert lanes
     del recognizer

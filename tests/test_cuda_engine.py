@@ -44,7 +44,7 @@ def run(program: str, packages: Path) -> str:
         env=environment(PYTHONPATH=path),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr

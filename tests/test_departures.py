@@ -36,7 +36,7 @@ def test_what_began_beside_what_the_journal_refuses_reaches_no_worker(tmp_path: 
         return done(job)
 
     def give_up(runner: Runner) -> None:
-        timer = threading.Timer(20, lambda: [runner.stop.request("the test") for _ in range(2)])
+        timer = threading.Timer(60, lambda: [runner.stop.request("the test") for _ in range(2)])
         timer.daemon = True
         timer.start()
 

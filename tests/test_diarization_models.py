@@ -311,7 +311,7 @@ def ask(endpoint: str, base: Path, *questions: tuple[str, str, str, dict[str, An
         text=True,
         encoding="utf-8",
         env={key: value for key, value in env.items() if key != "HF_TOKEN"},
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import shutil
 import threading
 from pathlib import Path
@@ -170,17 +171,23 @@ def test_batches_side_by_side_change_nothing(
 
 def test_work_in_threads_ends_with_an_error(sounds: dict[str, NDArray[np.float32]]) -> None:
     """Whoever is told of progress may break off: the batches that were not begun never are."""
-    threads = load(demo_path(), workers=2)
-    assert threads._embedding.min_num_samples  # found by trial, once
-    heard = Heard(threads)
+    pipeline = load(demo_path(), workers=2)
+    assert pipeline._embedding.min_num_samples  # found by trial, once
+    heard, batches, broken_off = Heard(pipeline), itertools.count(1), threading.Event()
+
+    def hold(*_: Any) -> None:
+        if next(batches) > pipeline.workers:
+            broken_off.wait(60)
 
     def hook(step: str, *_: Any, completed: int | None = None, **__: Any) -> None:
         if step == "embeddings" and completed == 1:
+            broken_off.set()
             raise InterruptedError
 
+    heard.net.register_forward_pre_hook(hold)
     with pytest.raises(InterruptedError):
-        threads.apply(as_file(sounds["panel"]), hook=hook)
-    assert heard.windows <= 12
+        pipeline.apply(as_file(sounds["panel"]), hook=hook)
+    assert heard.windows < 24  # of 48; 8 are heard or at work by then
     assert not [t for t in threading.enumerate() if t.name.startswith("diarization")]
 
 

@@ -407,7 +407,9 @@ def test_out_of_memory_makes_batches_smaller_for_good(
     assert "going on with 2" in caplog.text
     device.tried.clear()
     recognizer.transcribe(samples, chosen, silent)
-    assert device.tried == [2, 2, 2, 2, 1]
+    # A batch may begin before it is full where the next window is late.
+    assert max(device.tried) == 2
+    assert sum(device.tried) == 9
 
 
 def test_threads_make_batches_smaller_together(

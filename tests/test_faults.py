@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import faulty_engine
 import pytest
 from attempt_rows import count_attempts
 from program import Answer, command, environment, text_outputs, write_manifest
@@ -21,6 +22,7 @@ from audio_batch.outcome import State
 
 Cli = Callable[..., Answer]
 Children = list[subprocess.Popen[str]]
+PATIENT_S = 240.0
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 
 
@@ -60,6 +62,17 @@ def wait_until_running(folder: Path, process: subprocess.Popen[str], done: int =
                 return
         time.sleep(0.02)
     pytest.fail(f"it ended before it began: {process.communicate()[0]}")
+
+
+def said_until(process: subprocess.Popen[str], text: str) -> str:
+    """What it has said so far, as soon as it has said this."""
+    assert process.stdout is not None
+    said = ""
+    for line in process.stdout:
+        said += line
+        if text in line:
+            return said
+    pytest.fail(f"it ended without a word of {text!r}: {said}")
 
 
 @pytest.mark.slow
@@ -112,11 +125,17 @@ def test_a_signal_finishes_what_runs_and_a_rerun_goes_on(
     cli: Cli, tmp_path: Path, children: Children, name: str
 ) -> None:
     manifest = write_manifest(tmp_path, 12)
-    night = ("run", manifest, "--engine", "null", "--model", "null:400", "-o", "out")
-    process = start(children, tmp_path, *night)
+    gate = tmp_path / "gate"
+    faults = {"follow": list(range(12)), "gate": str(gate)}
+    plugin = faulty_engine.install(tmp_path / "plugin")
+    env = {**plugin, "FAULTY_ENGINE": json.dumps(faults)}
+    night = ("run", manifest, "--engine", "faulty", "-o", "out", "--max-per-gpu", "1")
+    process = start(children, tmp_path, *night, **env)
     wait_until_running(tmp_path / "out", process, done=1)
     process.send_signal(getattr(signal, name))
-    text, _ = process.communicate(timeout=30)
+    text = said_until(process, f"Stopping after {name}")
+    gate.touch()
+    text += process.communicate(timeout=PATIENT_S)[0]
     assert process.returncode == 130, text
     assert f"Stopping after {name}" in text
     ended = [(entry.state, entry.attempts) for entry in journal(tmp_path / "out").entries()]
@@ -124,7 +143,7 @@ def test_a_signal_finishes_what_runs_and_a_rerun_goes_on(
     assert set(ended) <= {(State.DONE, 1), (State.INTERRUPTED, 0)}
     assert 1 <= ended.count((State.DONE, 1)) < 12
     assert json.loads((tmp_path / "out/summary.json").read_text())["exit_code"] == 130
-    assert cli(*night).code == 0
+    assert cli(*night, env=env).code == 0
     assert [entry.attempts for entry in journal(tmp_path / "out").entries()] == [1] * 12
 
 
@@ -141,15 +160,15 @@ def test_a_second_ctrl_c_drops_what_runs_without_counting_it(
         "--engine",
         "null",
         "--model",
-        "null:60000",
+        "null:600000",
         "-o",
         "out",
     )
     wait_until_running(tmp_path / "out", process)
     process.send_signal(signal.SIGINT)
-    time.sleep(0.5)
+    said_until(process, "Stopping after SIGINT")  # two at once would be one
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=15)
+    process.communicate(timeout=PATIENT_S)
     assert process.returncode == 130
     left = list(journal(tmp_path / "out").entries())
     assert {(entry.state, entry.attempts) for entry in left} == {(State.INTERRUPTED, 0)}
@@ -159,10 +178,10 @@ def test_a_second_run_on_the_same_folder_is_exit_11(
     cli: Cli, tmp_path: Path, children: Children
 ) -> None:
     manifest = write_manifest(tmp_path, 3)
-    night = ("run", manifest, "--engine", "null", "--model", "null:30000", "-o", "out")
+    night = ("run", manifest, "--engine", "null", "--model", "null:600000", "-o", "out")
     process = start(children, tmp_path, *night)
     wait_until_running(tmp_path / "out", process)
-    second = cli(*night, timeout_s=20)
+    second = cli(*night)
     assert second.code == 11
     assert "Another run is at work" in second.err
     assert cli("status", "out").code == 0

@@ -65,7 +65,6 @@ def learnt(
     fixed_s: float = 0.0,
     batch_size: int | None = None,
     slots: int = 1,
-    peak_bytes: int | None = None,
 ) -> Learnt:
     return Learnt.of(
         SpeedKey(device, "abc", "float16", batch_size, ("transcribe",), slots),
@@ -73,7 +72,6 @@ def learnt(
         stage_per_audio_s={},
         device_name="RTX 3090",
         model_name="large-v3",
-        peak_bytes=peak_bytes,
     )
 
 
@@ -125,13 +123,6 @@ def test_the_slots_of_a_device_share_one_model() -> None:
     assert slots_in_vram(24 * GB, apart) < slots_in_vram(24 * GB, need)
 
 
-def test_a_measured_peak_goes_before_what_is_reckoned() -> None:
-    need = DeviceNeed(4 * GB, 1 * GB)
-    assert slots_in_vram(24 * GB, need, peak_bytes=20 * GB, peak_slots=2) == 2
-    assert slots_in_vram(24 * GB, need, peak_bytes=6 * GB, peak_slots=2) == 16
-    assert slots_in_vram(23 * GB, need, peak_bytes=20 * GB, peak_slots=1) == 0
-
-
 def test_smaller_numbers_and_batches_and_fewer_stages_take_less() -> None:
     size = size_by_name("large-v3")
 
@@ -163,17 +154,6 @@ def test_what_ran_out_of_memory_once_is_not_tried_again() -> None:
     burnt = only(foresee(work(), facts, {"cuda:0": Known(experience=experience(1))}, HOST))
     assert burnt.fits["VRAM"] == 1 and burnt.measured_memory
     assert burnt.slots == 1 and set(burnt.levels.values()) == {1}
-
-
-def test_a_peak_of_batches_that_take_what_is_free_says_nothing() -> None:
-    facts = [gpu(0, free_gb=24)]
-    adaptive = learnt("GPU-0", {1: 0.01}, peak_bytes=23 * GB)
-    fixed = dataclasses.replace(adaptive, key=dataclasses.replace(adaptive.key, batch_size=8))
-    unmeasured = only(foresee(work(), facts, {"cuda:0": Known(adaptive)}, HOST))
-    measured = only(foresee(work(), facts, {"cuda:0": Known(fixed)}, HOST))
-    assert unmeasured.fits["VRAM"] >= 1 and not unmeasured.measured_memory
-    assert measured.fits["VRAM"] == 0 and measured.measured_memory
-    assert measured.fit == 0 and set(measured.levels.values()) == {1}
 
 
 def test_memory_that_nobody_reports_limits_nothing() -> None:

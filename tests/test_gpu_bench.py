@@ -51,7 +51,7 @@ def bench(
         capture_output=True,
         text=True,
         encoding="utf-8",
-        timeout=240,
+        timeout=900,
         check=False,
     )
 
@@ -304,7 +304,7 @@ def gpu_watch() -> Callable[[dict[str, str]], dict[str, Any]]:
             env={**env, "PYTHONPATH": python_path},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=600,
             check=False,
         )
         assert done.returncode == 0, done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +22,43 @@ def summary(folder: Path) -> dict[str, Any]:
 
 
 def test_what_would_not_be_done_in_time_is_left_for_the_next_run(cli: Cli, tmp_path: Path) -> None:
+    """An hour of sound is expected to take minutes, once it is known what a second takes."""
     manifest = write_manifest(tmp_path, 40)
-    night = ("run", manifest, *NULL, "--model", "null:1000", "--max-per-gpu", "1")
-    answer = cli(*night, "--max-runtime", "6s")
+    listed = json.loads(manifest.read_text())
+    for entry in listed["assets"]:
+        entry["duration"] = 36_000
+    manifest.write_text(json.dumps(listed))
+    night = ("run", manifest, *NULL, "--model", "null:500", "--max-per-gpu", "1")
+    answer = cli(*night, "--max-runtime", "60s")
     assert answer.code == 130, answer.err
-    assert "The time is up" in answer.err
     told = summary(tmp_path)
-    # Two at a time, one of them read ahead, of a second each.
-    assert 1 <= told["done"] <= 12
+    # Those that had begun before anything was known: one at work, one read ahead.
+    assert 1 <= told["done"] <= 2
+    assert f"The time is up: {40 - told['done']} assets are left" in answer.err
     assert told["failed"] == 0
     again = cli("run", manifest, *NULL, "--model", "null")
     assert again.code == 0, again.err
     assert summary(tmp_path)["done"] == 40 - told["done"]
 
 
+def test_what_has_begun_when_the_time_is_up_is_ended_and_nothing_else_is_begun(
+    cli: Cli, tmp_path: Path
+) -> None:
+    manifest = write_manifest(tmp_path, 40)
+    night = ("run", manifest, *NULL, "--model", "null:500", "--max-per-gpu", "1")
+    answer = cli(*night, "--max-runtime", "2s")
+    assert answer.code == 130, answer.err
+    assert "The time is up" in answer.err
+    told = summary(tmp_path)
+    # Two at a time, one of them read ahead, of half a second each.
+    assert told["done"] == answer.err.count("] Processing: ") <= 9
+    assert told["failed"] == 0
+
+
 def test_a_limit_that_is_not_met_changes_nothing(cli: Cli, tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path, 3)
-    answer = cli("run", manifest, *NULL, "--max-runtime", "6h", "--until", "23:59")
+    in_half_a_day = f"{datetime.now() + timedelta(hours=12):%H:%M}"
+    answer = cli("run", manifest, *NULL, "--max-runtime", "6h", "--until", in_half_a_day)
     assert answer.code == 0, answer.err
 
 

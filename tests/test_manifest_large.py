@@ -148,6 +148,25 @@ def test_mapped_fields_by_both_ways(
     assert told(lambda: read(folder, lines(*entries), fields=fields, held=0)) == expected
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"uri": "duration"},
+        {"name": "duration"},
+        {"id": "duration", "name": "id"},
+        {"name": "id", "uri": "path"},
+        {"id": "path"},
+    ],
+    ids=str,
+)
+def test_a_name_that_means_two_things_means_both_by_both_ways(
+    folder: Path, fields: dict[str, str]
+) -> None:
+    entry = {"id": "0", "duration": "1", "path": "x.wav"}
+    expected = told(lambda: read(folder, by_the_long_way(entry), fields=fields))
+    assert told(lambda: read(folder, lines(entry), fields=fields, held=0)) == expected
+
+
 DOCUMENTS = st.lists(ENTRIES, max_size=4).flatmap(
     lambda entries: st.sampled_from(
         [

@@ -10,11 +10,11 @@ import random
 import re
 import subprocess
 import sys
-import time
 import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import FrameType
 
 import av
 import numpy as np
@@ -559,19 +559,7 @@ def test_errors_of_the_system_are_told_apart(number: int, kind: ErrorKind, trans
     assert failure.message.startswith("a.wav ")
 
 
-def _position(path: Path) -> int:
-    """How far this process has read a file that it has open, in bytes; 0 where it has not."""
-    for entry in Path("/proc/self/fd").iterdir():
-        try:
-            if os.path.realpath(entry) == str(path):
-                told = (Path("/proc/self/fdinfo") / entry.name).read_text()
-                return int(told.split()[1])
-        except OSError:  # closed in this moment
-            continue
-    return 0
-
-
-@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
+@pytest.mark.skipif(not POSIX, reason="an open file cannot be deleted on Windows")
 @pytest.mark.parametrize("change", [pytest.param("delete", marks=pytest.mark.slow), "cut"])
 def test_a_file_that_changes_while_it_is_read(change: str, tmp_path: Path) -> None:
     """What is deleted can be read to its end all the same; what is cut is said to be."""
@@ -581,17 +569,26 @@ def test_a_file_that_changes_while_it_is_read(change: str, tmp_path: Path) -> No
     with path.open("wb") as file:
         file.write(head)
         file.truncate(len(head) + size)
-    with ThreadPoolExecutor(1) as pool:
-        reading = pool.submit(decode, path)
-        # Well within its samples: what it says of itself has been read by then.
-        while not reading.done() and _position(path) < 4_000_000:
-            time.sleep(0.001)
+
+    def change_it(frame: FrameType, event: str, _: object) -> None:
+        """Well within its samples: what it says of itself has been read by then."""
+        if event != "call" or frame.f_code is not Source.read.__code__:
+            return
+        if frame.f_locals["self"].tell() < 4_000_000:
+            return
+        sys.setprofile(None)
         if change == "delete":
             path.unlink()
         else:
             os.truncate(path, 1_000_000)
-        audio = reading.result()
+
+    sys.setprofile(change_it)
+    try:
+        audio = decode(path)
+    finally:
+        sys.setprofile(None)
     if change == "delete":
+        assert not path.exists()
         assert (audio.duration_s, audio.state, audio.notes) == (3600, "complete", ("silent",))
     else:
         assert audio.duration_s < 3500
@@ -661,17 +658,17 @@ def test_many_threads_decode_the_same(tmp_path: Path) -> None:
 
 
 MEASURE = """
-import json, sys, time
+import json, re, sys
 from pathlib import Path
 import psutil
 from audio_batch.media import decode
 
 def peak_bytes():
-    try:
-        import resource
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    except ImportError:
-        return psutil.Process().memory_info().peak_wset
+    if hasattr(info := psutil.Process().memory_info(), "peak_wset"):
+        return info.peak_wset
+    # Not getrusage: a process begins there with the peak of the one that has begun it.
+    found = re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())
+    return int(found[1]) * 1024
 
 before = peak_bytes()
 audio = decode(Path(sys.argv[1]))
@@ -691,22 +688,23 @@ def test_an_hour_needs_little_more_memory_than_its_samples(
     sound[0, :8_000] = sweep(1, 8_000)[0]
     encode(path, codec, [sound], 8_000, container=container)
     duration_s, samples_bytes, growth_bytes = json.loads(run_python(MEASURE, path))
+    print(f"{growth_bytes / 1e6:.0f} MB for {samples_bytes / 1e6:.0f} MB of samples")
     assert duration_s == 3_600
     assert growth_bytes < samples_bytes + 300e6
 
 
 SPAN_OF = """
-import json, sys
+import json, re, sys
 from pathlib import Path
 import psutil
 from audio_batch.media import decode
 
 def peak_bytes():
-    try:
-        import resource
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    except ImportError:
-        return psutil.Process().memory_info().peak_wset
+    if hasattr(info := psutil.Process().memory_info(), "peak_wset"):
+        return info.peak_wset
+    # Not getrusage: a process begins there with the peak of the one that has begun it.
+    found = re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())
+    return int(found[1]) * 1024
 
 path, first, last = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 before = peak_bytes()
@@ -743,8 +741,9 @@ def test_memory_grows_with_the_span_and_not_with_the_recording(
         answer = run_python(SPAN_OF, path, str(first), str(last))
         duration_s, samples_bytes, growth_bytes = json.loads(answer)
         assert duration_s == hours * 3_600
+        print(f"{growth_bytes / 1e6:.0f} MB for {samples_bytes / 1e6:.0f} MB of samples")
         assert samples_bytes == 4 * (last - first)
-        assert growth_bytes < 2 * samples_bytes + 160e6  # an hour has 230e6
+        assert growth_bytes < 2 * samples_bytes + 200e6  # an hour as a whole takes 310e6
 
 
 def test_a_span_holds_the_samples_that_the_whole_has_there(tmp_path: Path) -> None:

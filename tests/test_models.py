@@ -176,13 +176,20 @@ def test_a_model_is_fetched_from_the_hub_once(cli, hub: str, tmp_path: Path) -> 
     [
         ("owner/gated", None, "Accept its terms"),
         ("owner/none", None, "Check the name"),
-        ("owner/good", "http://127.0.0.1:9", "hub did not answer"),
+        ("owner/good", "http://127.0.0.1:{closed}", "hub did not answer"),
     ],
 )
 def test_what_the_hub_refuses_is_exit_5_with_the_remedy(  # type: ignore[no-untyped-def]
-    cli, hub: str, tmp_path: Path, name: str, endpoint: str | None, text: str
+    cli,
+    hub: str,
+    nobody_listens: int,
+    tmp_path: Path,
+    name: str,
+    endpoint: str | None,
+    text: str,
 ) -> None:
-    online = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": endpoint or hub}
+    where = hub if endpoint is None else endpoint.format(closed=nobody_listens)
+    online = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": where}
     answer = cli("models", "pull", name, "--model-dir", tmp_path / "m", env=online)
     assert answer.code == 5
     assert text in answer.err

@@ -13,8 +13,8 @@ from forked import completed
 from program import Answer, environment, write_tone
 from stores.s3 import S3
 
-from audio_batch.occupied import owner_of
 from audio_batch.outputs import LocalOutputs
+from audio_batch.seal import owner_of
 from audio_batch.storage import STATE_FOLDER
 
 slow = pytest.mark.slow

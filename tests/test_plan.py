@@ -145,7 +145,15 @@ def test_what_failed_is_left_until_asked_for_or_changed(tmp_path: Path, state: S
 
 
 PASSING = (
-    *("output", "disk_full", "out_of_memory", "device", "timeout", "input_unreadable"),
+    *(
+        "output",
+        "output_exists",
+        "disk_full",
+        "out_of_memory",
+        "device",
+        "timeout",
+        "input_unreadable",
+    ),
     *("input_forbidden", "network"),
 )
 

@@ -23,6 +23,7 @@ from audio_batch.engines.aligners import BUNDLES, TORCHAUDIO_DEFAULTS
 from audio_batch.errors import SetupError
 from audio_batch.formats import FORMATS
 from audio_batch.gpu.devices import CPU, Device
+from audio_batch.host_memory import available_bytes
 from audio_batch.ladder import Rung
 from audio_batch.manifest import Asset, Manifest, load
 from audio_batch.output_folder import OutputFolder
@@ -126,12 +127,20 @@ def test_a_run_is_told_only_of_what_is_amiss_and_nothing_is_asked_of_the_network
         OutputFolder(tmp_path / "out"),
         devices=(CPU,),
     )
-    assert before_run(calm) == []
+    # What this machine is short of at the moment is told, too.
+    short = set[str]()
+    if available_bytes() < 6e9:
+        short.add("memory")
+    if shutil.disk_usage(tmp_path).free < 6e9:
+        short.add("space")
+    assert {(check.name, check.status) for check in before_run(calm)} <= {
+        (name, "warning") for name in short
+    }
     full = PreflightRequest(
         calm.settings, manifest, manifest.assets, calm.folder, (CPU,), floor_bytes=1 << 62
     )
-    (found,) = before_run(full)
-    assert (found.name, found.status) == ("space", "error")
+    (found,) = (check for check in before_run(full) if check.status == "error")
+    assert found.name == "space"
 
 
 # --- software ---------------------------------------------------------------------------------
@@ -349,7 +358,8 @@ def test_what_devices_were_found_to_work_with_is_told_of_those_in_use(
     env["AUDIO_BATCH_CACHE_DIR"] = str(tmp_path)
     first, second, cpu = asked("remembered", env, {"device": "cuda"}, {"device": "cpu"})
     assert first.message.startswith("cuda:0 ") and second.message.startswith("cuda:1 ")
-    today = time.strftime("%Y-%m-%d")
+    learnt_at = Remembered.look().entries.popitem()[1].learnt_at  # all within a moment
+    today = time.strftime("%Y-%m-%d", time.localtime(learnt_at))
     told = (
         "(NVIDIA GeForce RTX 3090) with large-v3 and speakers: 1 asset at a time, batches of 8, "
         f"int8_float16, after running out of memory on {today}"

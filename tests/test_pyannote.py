@@ -249,12 +249,17 @@ def test_threads_share_the_pipelines_of_the_slots(
 
     reference = folders["AgglomerativeClustering"]
     shared = load_diarizer(reference, CPU, slots=2, cpu_threads=1, free_bytes=None)
-    together = threading.Barrier(4)
+    two_at_work = threading.Barrier(2)
 
     def work(limits: SpeakerLimits) -> tuple[Diarization, int]:
         torch.set_num_threads(3)
-        together.wait()
-        return run(shared, dialogue, limits), torch.get_num_threads()
+        met: list[int] = []
+
+        def progress(_step: str, _share: float) -> None:
+            if not met:
+                met.append(two_at_work.wait(120))
+
+        return shared.diarize(dialogue, limits, progress), torch.get_num_threads()
 
     wanted = [ANY, SpeakerLimits(num_speakers=2)] * 2
     with ThreadPoolExecutor(4) as pool:

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import queue
+import secrets
 import signal
 import subprocess
 import sys
@@ -144,7 +145,7 @@ def test_an_address_where_nobody_is_ends_the_run_at_once(
     write_manifest(tmp_path, 1)
     answer = cli(
         *("run", "manifest.json", "--engine", "ray:null", "--ray-address", "127.0.0.1:1"),
-        timeout_s=60,
+        timeout_s=120,  # Ray itself would go on asking
     )
     assert answer.code == ExitCode.ENVIRONMENT, answer.err
     assert "There is no Ray cluster at 127.0.0.1:1" in answer.err
@@ -264,7 +265,7 @@ def test_nodes_that_are_new_are_offered_if_they_can_do_the_work(*, must_write: b
             with pytest.raises(queue.Empty):
                 offered.get(timeout=0.5)
             return
-        (arrival,) = offered.get(timeout=20)
+        (arrival,) = offered.get(timeout=60)
         assert (arrival.device.id, arrival.slots) == ("ray:host2/cpu", 4)
         lookout.taken(arrival)
         assert not lookout.expects("ray:host2/cpu")
@@ -406,13 +407,13 @@ def test_nothing_is_asked_for_once_nobody_looks() -> None:
     class Slow(SomeNodes):
         def nodes(self) -> list[dict[str, Any]]:
             listed.set()
-            go_on.wait(30)
+            go_on.wait(60)
             return super().nodes()
 
     _, lookout = looking(ours, of_the_run=ours, needs=Say(), ray=Slow)
     left: list[int] = []
     lookout.begin(lambda _arrivals: None, lambda: left.append(1) or 5)  # type: ignore[func-returns-value]
-    assert listed.wait(30)
+    assert listed.wait(60)
     lookout.stop()
     go_on.set()
     lookout.close()
@@ -546,7 +547,7 @@ def test_messages_sent_again_come_once_and_in_order() -> None:
     actor = DeviceActor()
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
-    process = spawn.Process(target=time.sleep, args=(60,))
+    process = spawn.Process(target=time.sleep, args=(600,))
     process.start()
     # More than a pipe holds: the first call waits with half of what it has to say.
     first = [b"%d" % number + b"." * 1_000_000 for number in range(3)]
@@ -555,7 +556,7 @@ def test_messages_sent_again_come_once_and_in_order() -> None:
         actor._child = LocalHandle(process, ours, None)
         with ThreadPoolExecutor(3) as calls, closing(theirs):  # closed, it sets the calls free
             sent = [calls.submit(actor.send, 1, 0, first)]
-            assert theirs.poll(10)
+            assert theirs.poll(60)
             sent.append(calls.submit(actor.send, 1, 0, first))
             sent.append(calls.submit(actor.send, 1, 3, [b"last"]))
             time.sleep(0.1)
@@ -566,7 +567,7 @@ def test_messages_sent_again_come_once_and_in_order() -> None:
                 b"2...",
                 b"last",
             ]
-            assert all(one.result(10) for one in sent)
+            assert all(one.result(60) for one in sent)
             assert not theirs.poll(0.1)
     finally:
         actor.close()
@@ -576,16 +577,17 @@ def test_messages_sent_again_come_once_and_in_order() -> None:
 def test_the_keeper_finds_who_has_written_over_its_environment(tmp_path: Path) -> None:
     folder = tmp_path / "ab-ray-x"
     folder.mkdir()
-    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+    mark = secrets.token_hex(8)  # what another run of the tests has begun is not ours
     bare = {key: value for key, value in os.environ.items() if key != VARIABLE}
     with (folder / "agent.out").open("wb") as out, (tmp_path / "other.out").open("wb") as elsewhere:
         agent = subprocess.Popen(sleep, env=bare, stdout=out)
-        marked = subprocess.Popen(sleep, env={**bare, VARIABLE: "mark"}, stdout=elsewhere)
+        marked = subprocess.Popen(sleep, env={**bare, VARIABLE: mark}, stdout=elsewhere)
         other = subprocess.Popen(sleep, env=bare, stdout=elsewhere)
     try:
-        words = [sys.executable, "-m", "audio_batch.ray_keeper", "mark", str(folder)]
-        subprocess.run(words, stdin=subprocess.DEVNULL, check=True, timeout=60)
-        assert (agent.wait(10), marked.wait(10)) == (-signal.SIGKILL, -signal.SIGKILL)
+        words = [sys.executable, "-m", "audio_batch.ray_keeper", mark, str(folder)]
+        subprocess.run(words, stdin=subprocess.DEVNULL, check=True, timeout=240)
+        assert (agent.wait(60), marked.wait(60)) == (-signal.SIGKILL, -signal.SIGKILL)
         assert other.poll() is None
         assert not folder.exists()
     finally:

@@ -60,7 +60,7 @@ def asset(uri: str, seen: str | None = None) -> Asset:
 def deaf(_share: float | None = None) -> None: ...
 
 
-def until(true: Callable[[], bool], timeout_s: float = 30.0) -> None:
+def until(true: Callable[[], bool], timeout_s: float = 120.0) -> None:
     until_s = time.monotonic() + timeout_s
     while not true():
         assert time.monotonic() < until_s, "it did not come to pass"
@@ -247,8 +247,9 @@ def test_processes_share_the_cache_and_keep_to_its_bound(web: WebServer, tmp_pat
     ]
     for worker in workers:
         worker.start()
-    largest = 0
-    while any(worker.is_alive() for worker in workers):
+    largest, alive = 0, True
+    while alive:
+        alive = any(worker.is_alive() for worker in workers)  # what is there at the end counts too
         taken = 0
         for path in (folder / "files").iterdir():
             try:
@@ -302,12 +303,12 @@ def test_a_download_that_was_killed_is_gone_on_with(web: WebServer, tmp_path: Pa
     from audio_batch.remote.web import WebStore
 
     seen = WebStore(OPEN).look(url).identity
-    web.rule(Rule("slow", kind="GET", times=1, slow_s=6))
+    web.rule(Rule("slow", kind="GET", times=1, slow_s=20))
     child = subprocess.Popen(
         [sys.executable, "-c", FETCH, str(folder), url, seen], env=environment()
     )
     try:
-        until(lambda: sum(p.stat().st_size for p in folder.glob("files/*.part")) >= MB)
+        until(lambda: sum(p.stat().st_size for p in folder.glob("files/*.part")) > 0)
     finally:
         child.send_signal(getattr(signal, "SIGKILL", signal.SIGTERM))
         child.wait()
@@ -341,7 +342,7 @@ def test_who_finds_no_room_waits_and_tells_so(web: WebServer, tmp_path: Path) ->
     until(lambda: len(beats) > 2)
     assert held.path.exists()
     inputs.cache().release(held.pin)
-    thread.join(timeout=20)
+    thread.join(timeout=120)
     assert not thread.is_alive()
     assert not held.path.exists()
 
@@ -350,7 +351,7 @@ def test_whoever_gives_up_breaks_off_at_once_and_the_part_stays(
     web: WebServer, tmp_path: Path
 ) -> None:
     (web.folder / "x.wav").write_bytes(bytes(4 * MB))
-    web.rule(Rule("slow", kind="GET", slow_s=10))
+    web.rule(Rule("slow", kind="GET", slow_s=20))
     inputs = _placed(tmp_path / "cache")
     stop = AssetError(ErrorKind.TIMEOUT, "given up")
 
@@ -358,10 +359,10 @@ def test_whoever_gives_up_breaks_off_at_once_and_the_part_stays(
         if any(p.stat().st_size for p in (tmp_path / "cache").glob("files/*.part")):
             raise stop
 
-    begun_s = time.monotonic()
     with pytest.raises(AssetError, match="given up"):
         inputs.fetch(f"{web.url}/x.wav", UNKNOWN, deaf, look)
-    assert time.monotonic() - begun_s < 30
+    (part,) = (tmp_path / "cache").glob("files/*.part")
+    assert part.stat().st_size < 4 * MB, "the rest of it was waited for"
     assert isinstance(inputs.cache().take(inputs._key(f"{web.url}/x.wav", UNKNOWN)), Mine)
 
 
@@ -382,11 +383,11 @@ def test_the_next_ones_are_fetched_ahead_and_the_end_breaks_it_off(
     for one in (assets[0], assets[1], assets[3]):
         inputs.fetch(one.uri, UNKNOWN, deaf, deaf)
     assert web.trouble.counts()["GET"] == 4
-    web.rule(Rule("slow", kind="GET", slow_s=60))
+    web.rule(Rule("slow", kind="GET", slow_s=1200))
     ahead.offer([asset(f"{web.url}/{number}.wav") for number in (3, 4)])
     until(lambda: web.trouble.counts()["GET"] == 6)
     ahead.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("fetch-")]
+    until(lambda: not any(one.name.startswith("fetch-") for one in threading.enumerate()))
 
 
 def test_fetching_ahead_leaves_a_fifth_of_the_cache(web: WebServer, tmp_path: Path) -> None:

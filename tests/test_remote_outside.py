@@ -56,7 +56,7 @@ def _said(library: Path, server: WebServer, *arguments: str) -> list[object]:
         env=environment(**more, AB_OUTSIDE_PORT=str(server.port)),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=True,
     )
     found: list[object] = json.loads(done.stdout)

@@ -76,6 +76,22 @@ def test_many_are_listed_and_few_are_asked_for(s3: S3) -> None:
     assert s3.counts() == {"LIST": 1, "HEAD": 4}
 
 
+def test_what_is_wrong_with_one_bucket_is_not_the_others_fault(s3: S3) -> None:
+    urls = [s3.put(f"many/{number:04d}.wav", b"%d" % number) for number in range(30)]
+    nowhere = [f"s3://no-such-bucket/many/{number:04d}.wav" for number in range(30)]
+    there = {"LocationConstraint": s3.client.meta.region_name}
+    s3.client.create_bucket(Bucket="closed", CreateBucketConfiguration=there)
+    s3.rule(Rule("error", kind="LIST", path="/closed", status=403, code="AccessDenied"))
+    closed = [f"s3://closed/many/{number:04d}.wav" for number in range(30)]
+    for number in range(30):
+        s3.client.put_object(Bucket="closed", Key=f"many/{number:04d}.wav", Body=b"x")
+    said = looked(s3, [*nowhere, *closed, *urls])
+    assert said[:30] == [MISSING] * 30
+    assert MISSING not in said[30:] and UNKNOWN not in said[30:]
+    # One listing of each; only where that is forbidden is each asked for.
+    assert s3.counts() == {"LIST": 3, "HEAD": 30}
+
+
 def test_a_long_listing_is_read_page_by_page(s3: S3) -> None:
     keys = ["é", *(f"{number:03d}" for number in range(110)), "Z", "~", "\N{GRINNING FACE}"]
     urls = [s3.put(f"many/{key}.wav", b"x") for key in keys]

@@ -289,14 +289,18 @@ def test_a_checksum_that_does_not_fit_is_no_recording(web: WebServer, tmp_path: 
     assert (tmp_path / "part").stat().st_size == 0
 
 
-def test_a_server_that_is_not_there(tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
+def test_a_server_that_is_not_there(
+    tmp_path: Path, nobody_listens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(AssetError) as caught:
-        fetch(f"http://127.0.0.1:{port}/x.wav", tmp_path / "part")
+        fetch(f"http://127.0.0.1:{nobody_listens}/x.wav", tmp_path / "part")
     assert caught.value.kind is ErrorKind.NETWORK
     assert caught.value.transient
+
+    def nobody(host: object, *_: object, **__: object) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, f"nobody knows {host!r}")
+
+    monkeypatch.setattr(socket, "getaddrinfo", nobody)  # no name server of this machine's network
     with pytest.raises(AssetError) as caught:
         fetch("http://no-such-host.invalid/x.wav", tmp_path / "part")
     assert caught.value.kind is ErrorKind.NETWORK

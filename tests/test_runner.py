@@ -22,6 +22,7 @@ from audio_batch.feeding import ListFeed
 from audio_batch.gpu.balancer import Balancer
 from audio_batch.gpu.devices import CPU, Device
 from audio_batch.gpu.probe import Sampler
+from audio_batch.gpu.snapshot import GpuSnapshot
 from audio_batch.journal import Journal
 from audio_batch.manifest import Asset
 from audio_batch.options import DecodingOptions, RunOptions, SpeakerLimits
@@ -37,6 +38,7 @@ from audio_batch.wiring import Means
 Work = Callable[[Job], Outcome]
 GPUS = tuple(Device(f"cuda:{n}", "cuda", n, f"GPU-{n}", "T", None) for n in range(3))
 OPTIONS = RunOptions(model="m", engine="null", decoding=DecodingOptions(), retry_delay_s=0.01)
+PATIENCE_S = 60.0
 
 
 def planned(count: int) -> list[Planned]:
@@ -68,6 +70,14 @@ def done(job: Job) -> Outcome:
         seconds=0.1,
     )
     return Outcome(job.asset.id, State.DONE, "f", job.device, duration_s=1.0, stages=(record,))
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait for something, for so long that only a fault is ever waited for to the end."""
+    until_s = time.monotonic() + PATIENCE_S
+    while not true():
+        assert time.monotonic() < until_s, "it did not come to pass"
+        time.sleep(0.01)
 
 
 def failed(job: Job, *, transient: bool = False, device: bool = False) -> Outcome:
@@ -163,14 +173,19 @@ def test_assets_on_three_gpus_never_pass_the_caps(house: House, count: int) -> N
     caps = {"cuda:0": 3, "cuda:1": 2, "cuda:2": 1}
     lock, active, most = threading.Lock(), Counter[str](), Counter[str]()
     seen: list[str] = []
+    all_full = threading.Event()
     noise = random.Random(1)
-    delays = [noise.uniform(0.08, 0.2) for _ in range(count)]
+    delays = [noise.uniform(0.04, 0.1) for _ in range(count)]
 
     def work(job: Job) -> Outcome:
         with lock:
             active[job.device] += 1
             most[job.device] = max(most[job.device], active[job.device])
             seen.append(job.asset.id)
+            if active == caps:
+                all_full.set()
+        all_full.wait(PATIENCE_S)  # however slowly they begin, once every slot is taken
+        all_full.set()  # where that never comes, none of the others waits for it too
         time.sleep(delays[int(job.asset.id[1:])])
         with lock:
             active[job.device] -= 1
@@ -213,8 +228,7 @@ def test_a_run_that_dies_between_two_attempts_leaves_the_asset_to_be_done(house:
     slow = dataclasses.replace(OPTIONS, retry_delay_s=60.0)
 
     def stop(runner: Runner) -> None:
-        while not any(isinstance(event, events.AssetFinished) for event in house.told):
-            time.sleep(0.01)
+        until(lambda: any(isinstance(event, events.AssetFinished) for event in house.told))
         runner.stop.request("SIGINT")
 
     result = house.run(1, lambda job: failed(job, transient=True), options=slow, during=stop)
@@ -223,8 +237,14 @@ def test_a_run_that_dies_between_two_attempts_leaves_the_asset_to_be_done(house:
 
 
 def test_a_device_that_fails_gives_its_work_to_the_others_uncounted(house: House) -> None:
+    tried = threading.Event()
+
     def work(job: Job) -> Outcome:
-        return failed(job, device=True) if job.device == "cuda:1" else done(job)
+        if job.device == "cuda:1":
+            tried.set()
+            return failed(job, device=True)
+        tried.wait(PATIENCE_S)  # the others must not have done all before its models are there
+        return done(job)
 
     result = house.run(30, work, devices=GPUS)
     assert result.done == 30
@@ -251,16 +271,28 @@ def test_a_gpu_that_is_lost_while_the_others_are_full_holds_nothing_up(house: Ho
         Device(f"cuda:{n}", "cuda", n, fake.uuid, fake.name, None) for n, fake in enumerate(fakes)
     )
 
+    both, over = threading.Barrier(2), threading.Event()
+    lost = threading.Event()
+
+    class Losing(FakeProbe):
+        def snapshots(self) -> tuple[GpuSnapshot, ...]:
+            return super().snapshots()[: 1 if lost.is_set() else 2]
+
     def give_up(runner: Runner) -> None:
-        time.sleep(30)
-        runner.stop.request("the test")
+        if not over.wait(PATIENCE_S):
+            runner.stop.request("the test")
 
     def work(job: Job) -> Outcome:
-        time.sleep(1.0 if job.device == "cuda:0" else 0.5)
+        if not lost.is_set():
+            both.wait(PATIENCE_S)
+            lost.set()
+        if job.device == "cuda:1":
+            until(lambda: len(sampler.latest()) == 1)
+        else:  # the other one's slot is free, and this one full, when it is found to be lost
+            until(lambda: any(isinstance(event, events.DeviceOut) for event in house.told))
         return done(job)
 
-    readings = [fakes, fakes, fakes, fakes[:1]]
-    with Sampler([lambda: FakeProbe(readings)], interval_s=0.1) as sampler:
+    with Sampler([lambda: Losing([fakes])], interval_s=0.1) as sampler:
         result = house.run(
             4,
             work,
@@ -269,6 +301,7 @@ def test_a_gpu_that_is_lost_while_the_others_are_full_holds_nothing_up(house: Ho
             sampler=sampler,
             during=give_up,
         )
+    over.set()
     assert (result.done, result.interrupted) == (4, False)
     assert list(result.devices_out) == ["cuda:1"]
 
@@ -279,7 +312,11 @@ def test_a_device_that_cannot_load_is_left_out_before_any_asset(house: House) ->
             raise DeviceError("no room")
         return ()
 
-    result = house.run(6, done, devices=GPUS, load=load)
+    def work(job: Job) -> Outcome:
+        until(lambda: any(isinstance(event, events.DeviceOut) for event in house.told))
+        return done(job)
+
+    result = house.run(6, work, devices=GPUS, load=load)
     assert result.devices_out == {"cuda:0": "no room"}
     assert result.shares
     assert set(result.shares) <= {"cuda:1", "cuda:2"}
@@ -299,11 +336,11 @@ def test_one_stop_finishes_what_runs_and_begins_nothing(house: House) -> None:
 
     def work(job: Job) -> Outcome:
         begun.set()
-        go.wait(10)
+        go.wait(PATIENCE_S)
         return done(job)
 
     def stop(runner: Runner) -> None:
-        begun.wait(10)
+        begun.wait(PATIENCE_S)
         runner.stop.request("SIGINT")
         go.set()
 
@@ -320,11 +357,11 @@ def test_a_second_stop_or_the_end_of_the_grace_drops_what_runs(house: House, gra
 
     def work(job: Job) -> Outcome:
         begun.set()
-        go.wait(30)
+        go.wait(PATIENCE_S)
         return done(job)
 
     def stop(runner: Runner) -> None:
-        begun.wait(10)
+        begun.wait(PATIENCE_S)
         runner.stop.request("SIGTERM", within_grace=grace)
         if not grace:
             runner.stop.request("SIGTERM")
@@ -348,12 +385,14 @@ def test_fail_fast_begins_nothing_after_a_failure(house: House) -> None:
 class Person:
     """Answers as told; None never answers."""
 
-    def __init__(self, *answers: bool | None, within_s: float = 30.0) -> None:
+    def __init__(self, *answers: bool | None, within_s: float = PATIENCE_S) -> None:
         self.answers = list(answers)
         self.within_s = within_s
+        self.asked = threading.Event()
         self.closed = 0
 
     def ask(self, answer: Callable[[bool], None]) -> float | None:
+        self.asked.set()
         said = self.answers.pop(0)
         if said is not None:
             threading.Timer(0.05, answer, [said]).start()
@@ -376,20 +415,21 @@ def test_who_does_not_answer_is_not_asked_again(house: House) -> None:
 
 
 def test_what_runs_is_committed_and_a_signal_heard_while_a_question_is_open(house: House) -> None:
+    person = Person(None, within_s=600.0)
+
     def work(job: Job) -> Outcome:
         if job.asset.id == "a0":
             return failed(job)
-        time.sleep(0.3)
+        person.asked.wait(PATIENCE_S)
         return done(job)
 
     def stop(runner: Runner) -> None:
-        while house.states()[State.DONE] < 1:
-            time.sleep(0.02)
+        until(lambda: house.states()[State.DONE] >= 1)
         runner.stop.request("SIGINT")
 
     began = time.monotonic()
-    result = house.run(20, work, asker=Person(None, within_s=60.0), during=stop)
-    assert time.monotonic() - began < 30
+    result = house.run(20, work, asker=person, during=stop)
+    assert time.monotonic() - began < 300
     assert result.interrupted
     assert (result.failed, result.done) == (1, 1)
 
@@ -401,13 +441,15 @@ def test_a_no_that_comes_after_a_signal_drops_nothing(house: House) -> None:
             house.runner.stop.request("SIGINT")
             return super().ask(answer)
 
+    person = Late(False)
+
     def work(job: Job) -> Outcome:
         if job.asset.id == "a0":
             return failed(job)
-        time.sleep(0.5)
+        until(lambda: person.closed == 1)  # it is at work when the answer comes
         return done(job)
 
-    result = house.run(20, work, asker=Late(False))
+    result = house.run(20, work, asker=person)
     assert (result.interrupted, result.dropped, result.stopped_by_failure) == (True, False, False)
     assert house.states() == {State.FAILED: 1, State.DONE: 1}
 
@@ -477,7 +519,7 @@ def test_work_that_runs_when_the_last_device_fails_is_committed_first(house: Hou
     def work(job: Job) -> Outcome:
         if job.asset.id == "a0":
             return failed(job, device=True)
-        time.sleep(0.4)
+        until(lambda: any(isinstance(event, events.DeviceOut) for event in house.told))
         return done(job)
 
     with pytest.raises(SetupError, match="No device is left"):
@@ -487,14 +529,15 @@ def test_work_that_runs_when_the_last_device_fails_is_committed_first(house: Hou
 
 
 def test_a_stop_while_models_load_leaves_at_once(house: House) -> None:
-    go = threading.Event()
+    loading, go = threading.Event(), threading.Event()
 
     def load(_: str, __: Set[Stage]) -> Sequence[str]:
-        go.wait(60)
+        loading.set()
+        go.wait(PATIENCE_S)
         return ()
 
     def stop(runner: Runner) -> None:
-        time.sleep(0.2)
+        loading.wait(PATIENCE_S)
         runner.stop.request("SIGTERM", within_grace=True)
 
     result = house.run(5, done, load=load, during=stop)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import faulty_engine
 import pytest
 from program import Answer, command, environment, text_outputs, write_manifest
 from shipped import EXAMPLES, NULL, executable, install, with_path
@@ -73,12 +74,15 @@ def test_what_is_no_part_is_told() -> None:
 # ---- Runs
 
 
-def begun(folder: Path, shard: str, model: str = "null") -> subprocess.Popen[str]:
-    words = ("run", "manifest.json", "-o", "out", "-y", *FORMATS, "--shard", shard)
+def begun(folder: Path, shard: str, held: Iterable[int] = ()) -> subprocess.Popen[str]:
+    """A run of a part; it never comes to an end with those of the numbers `held`."""
+    words = ("run", "manifest.json", "-o", "out", "-y", *FORMATS, "--order", "manifest")
+    faults = {"hold": list(held), "until": str(folder / "never")}
+    env = environment(**faulty_engine.install(folder / "plugin"), FAULTY_ENGINE=json.dumps(faults))
     return subprocess.Popen(
-        command(*words),
+        command(*words, "--engine", "faulty", "--shard", shard),
         cwd=folder,
-        env=environment(AUDIO_BATCH_ENGINE="null", AUDIO_BATCH_MODEL=model),
+        env=env,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -109,19 +113,17 @@ def test_four_parts_at_once(
     tmp_path: Path, cli: Callable[..., Answer], children: list[subprocess.Popen[str]]
 ) -> None:
     """A partition; one of them killed and run again; one look at all; three parts afterwards."""
-    write_manifest(tmp_path, COUNT, duration_s=0.1)
+    write_manifest(tmp_path, COUNT)
     every = [f"tone-{number:03d}" for number in range(COUNT)]
     victims = [asset_id for asset_id in every if Shard(4, 4).takes(asset_id)]
-    slow = begun(tmp_path, "4/4", "null:400")
+    slow = begun(tmp_path, "4/4", held=(int(asset_id[-3:]) for asset_id in victims[1:]))
     children.append(slow)
     mine = [tmp_path / "out" / f"{asset_id}.txt" for asset_id in victims]
     three = [begun(tmp_path, f"{index}/4") for index in (1, 2, 3)]
     children.extend(three)
-    for _ in range(1200):
-        if slow.poll() is not None or any(path.exists() for path in mine):
-            break
+    while not any(path.exists() for path in mine):
+        assert slow.poll() is None, slow.communicate()[0]
         time.sleep(0.05)
-    assert slow.poll() is None, "it ended before it could be killed"
     os.killpg(slow.pid, signal.SIGKILL)
     slow.communicate()
     finished(three)
@@ -161,13 +163,11 @@ def test_four_parts_at_once(
 def test_a_part_runs_once_at_a_time(
     tmp_path: Path, cli: Callable[..., Answer], children: list[subprocess.Popen[str]]
 ) -> None:
-    write_manifest(tmp_path, 6, duration_s=0.1)
-    first = begun(tmp_path, "1/2", "null:60000")
+    write_manifest(tmp_path, 6)
+    first = begun(tmp_path, "1/2", held=range(6))
     children.append(first)
-    lock = tmp_path / "out/.audio-batch/shards/1-of-2/journal.sqlite3"
-    for _ in range(1200):
-        if lock.exists() or first.poll() is not None:
-            break
+    while not (tmp_path / "out/.audio-batch/shards/1-of-2/journal.sqlite3").exists():
+        assert first.poll() is None, first.communicate()[0]
         time.sleep(0.05)
     second = cli("run", "manifest.json", "-o", "out", "--shard", "1/2", env=NULL)
     assert second.code == 11, second.err
@@ -239,7 +239,7 @@ def test_a_slurm_job_of_the_array_goes_on_in_a_next_one(
     ends = str(int(time.time()) + 3600)
     job = slurm_task(tmp_path, tools, 3, SLURM_JOB_END_TIME=ends)
     children.append(job)
-    text, _ = job.communicate(timeout=60)
+    text, _ = job.communicate(timeout=120)
     assert job.returncode == 130, text
     told = (tmp_path / "stub.log").read_text(encoding="utf-8")
     assert told.startswith("<run><manifest.json><-o><out><-y><--shard><3/4><--max-runtime><3")
@@ -248,11 +248,11 @@ def test_a_slurm_job_of_the_array_goes_on_in_a_next_one(
     alone = {"SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_COUNT": "1"}
     unsaid = slurm_task(tmp_path, tools, 3, **alone)
     children.append(unsaid)
-    text, _ = unsaid.communicate(timeout=60)
+    text, _ = unsaid.communicate(timeout=120)
     assert (unsaid.returncode, "set SHARDS" in text) == (2, True)
     said = slurm_task(tmp_path, tools, 3, SHARDS="4", **alone)
     children.append(said)
-    said.communicate(timeout=60)
+    said.communicate(timeout=120)
     calls = [line for line in (tmp_path / "stub.log").read_text().split("<run>") if line]
     assert ["<--shard><3/4>" in call for call in calls] == [True, True]
 

@@ -6,15 +6,16 @@ import contextlib
 import json
 import os
 import queue
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime
 from pathlib import Path
 
+import faulty_engine
 import psutil
 import pytest
 from program import Answer, command, environment, write_manifest
@@ -30,27 +31,36 @@ Children = list[subprocess.Popen[str]]
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 
 ISOLATIONS = ("thread", "process")
+MANY = 100
+"""So many that a run is at work on them for as long as anybody may need to stop it."""
 
 
-def night(folder: Path, *more: object, model: str = "null:300", count: int = 12) -> list[str]:
+def night(folder: Path, *more: object, model: str = "null:300", count: int = MANY) -> list[str]:
     manifest = write_manifest(folder, count)
     return command("run", manifest, "--engine", "null", "--model", model, "-o", "out", *more)
 
 
+def held_night(folder: Path, count: int) -> tuple[list[str], dict[str, str], Path]:
+    """A run, its environment, and the file without which it does no more than its first asset."""
+    manifest, until = write_manifest(folder, count), folder / "until"
+    faults = {"follow": list(range(count)), "gate": str(until)}
+    env = environment(**faulty_engine.install(folder / "plugin"), FAULTY_ENGINE=json.dumps(faults))
+    return command("run", manifest, "--engine", "faulty", "-o", "out"), env, until
+
+
 def start(
-    children: Children, folder: Path, line: list[str], **kwargs: object
+    children: Children, folder: Path, line: list[str], env: dict[str, str] | None = None
 ) -> subprocess.Popen[str]:
     """A session of its own, so that its group can be signalled as a terminal or Slurm does."""
     process = subprocess.Popen(
         line,
         cwd=folder,
-        env=environment(),
+        env=env or environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        **kwargs,  # type: ignore[call-overload]
     )
     children.append(process)
     return process
@@ -82,7 +92,7 @@ def group_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 def assert_no_orphans(family: list[psutil.Process]) -> None:
     """A container may have nobody who buries the dead: a zombie is one."""
-    deadline_s = time.monotonic() + 10
+    deadline_s = time.monotonic() + 60
     while alive := [process for process in family if lives(process)]:
         assert time.monotonic() < deadline_s, alive
         time.sleep(0.05)
@@ -116,38 +126,37 @@ def test_a_signal_to_the_whole_group_begins_nothing_new_and_finishes_what_runs(
     wait_until_running(tmp_path, process, done=1)
     family = group_of(process)
     assert (len(family) > 1) == (isolation == "process")
-    signalled_at = time.time()
     os.killpg(process.pid, getattr(signal, name))
-    text, _ = process.communicate(timeout=30)
+    text, _ = process.communicate(timeout=120)
     assert process.returncode == 130, text
-    assert f"Stopping after {name}" in text
+    before, told, after = text.partition(f"Stopping after {name}")
+    assert told, text
     assert_no_orphans(family)
     entries = list(Journal(tmp_path / "out/.audio-batch/journal.sqlite3", read_only=True).entries())
     ended = [(entry.state, entry.attempts) for entry in entries]
     # What ran was finished; what was only read ahead is put back, and counts as no attempt.
     assert set(ended) <= {(State.DONE, 1), (State.INTERRUPTED, 0)}
-    assert 1 <= ended.count((State.DONE, 1)) < 12
-    assert all(began_at(entry.started_at) < signalled_at + 1 for entry in entries)
+    assert 1 <= ended.count((State.DONE, 1)) < MANY
+    at_work = re.match(r": (\d+) running", after)
+    assert ended.count((State.DONE, 1)) <= before.count("] Done: ") + int(
+        at_work[1] if at_work else 0
+    )
     assert json.loads((tmp_path / "out/summary.json").read_text())["exit_code"] == 130
-
-
-def began_at(stamp: float | str | None) -> float:
-    assert stamp is not None
-    return stamp if isinstance(stamp, float) else datetime.fromisoformat(stamp).timestamp()
 
 
 def test_ctrl_c_reaches_the_whole_group_and_twice_drops_what_runs(
     tmp_path: Path, children: Children
 ) -> None:
-    line = night(tmp_path, "--isolation", "process", model="null:60000", count=2)
+    line = night(tmp_path, "--isolation", "process", model="null:600000", count=2)
     process = start(children, tmp_path, line)
     wait_until_running(tmp_path, process)
     family = group_of(process)
     os.killpg(process.pid, signal.SIGINT)
-    time.sleep(0.5)
+    assert process.stdout is not None
+    assert any("Stopping after SIGINT" in line for line in process.stdout)
     assert process.poll() is None
     os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=15)
+    process.communicate(timeout=120)
     assert process.returncode == 130
     assert_no_orphans(family)
     left = list(Journal(tmp_path / "out/.audio-batch/journal.sqlite3", read_only=True).entries())
@@ -164,18 +173,22 @@ def test_sigterm_waits_no_longer_than_its_grace(
     wait_until_running(tmp_path, process)
     family = group_of(process)
     os.killpg(process.pid, signal.SIGTERM)
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     assert process.returncode == 130
     assert_no_orphans(family)
-    assert states(tmp_path) == [State.INTERRUPTED]
+    # What was only read ahead has a row as well, or none.
+    left = list(Journal(tmp_path / "out/.audio-batch/journal.sqlite3", read_only=True).entries())
+    assert {(entry.state, entry.attempts) for entry in left} == {(State.INTERRUPTED, 0)}
 
 
 @pytest.mark.skipif(shutil.which("nohup") is None, reason="needs nohup")
 def test_a_run_under_nohup_outlives_its_terminal(tmp_path: Path, children: Children) -> None:
-    process = start(children, tmp_path, ["nohup", *night(tmp_path, count=4)])
+    line, env, until = held_night(tmp_path, 4)
+    process = start(children, tmp_path, ["nohup", *line], env)
     wait_until_running(tmp_path, process, done=1)
     os.killpg(process.pid, signal.SIGHUP)
-    text, _ = process.communicate(timeout=60)
+    until.touch()
+    text, _ = process.communicate(timeout=120)
     assert process.returncode == 0, text
     assert states(tmp_path) == [State.DONE] * 4
 
@@ -195,14 +208,14 @@ def test_a_closed_terminal_saves_the_state(tmp_path: Path) -> None:
             with contextlib.suppress(OSError):
                 os.read(terminal, 65536)
         os.close(terminal)
-        code = os.waitstatus_to_exitcode(wait_for(pid, 30))
+        code = os.waitstatus_to_exitcode(wait_for(pid, 120))
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     assert code == 130
     ended = states(tmp_path)
     assert set(ended) <= {State.DONE, State.INTERRUPTED}
-    assert 1 <= ended.count(State.DONE) < 12
+    assert 1 <= ended.count(State.DONE) < MANY
 
 
 def wait_for(pid: int, within_s: float) -> int:
@@ -219,13 +232,17 @@ def wait_for(pid: int, within_s: float) -> int:
 
 def test_a_stopped_run_goes_on(tmp_path: Path, children: Children) -> None:
     """As by Ctrl-Z and `fg`, or by a scheduler that suspends the job for another."""
-    process = start(children, tmp_path, night(tmp_path, count=4))
+    line, env, until = held_night(tmp_path, 4)
+    process = start(children, tmp_path, line, env)
     wait_until_running(tmp_path, process)
     os.killpg(process.pid, signal.SIGSTOP)
-    time.sleep(0.5)
-    assert psutil.Process(process.pid).status() == psutil.STATUS_STOPPED
+    deadline_s = time.monotonic() + 60
+    while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+    until.touch()
     os.killpg(process.pid, signal.SIGCONT)
-    text, _ = process.communicate(timeout=60)
+    text, _ = process.communicate(timeout=120)
     assert process.returncode == 0, text
     assert states(tmp_path) == [State.DONE] * 4
 
@@ -284,13 +301,13 @@ def test_leaving_ends_the_process_though_nobody_takes_its_output() -> None:
     script = (
         "import os, sys, threading, time\n"
         "from audio_batch.lifetime import leave\n"
-        "threading.Thread(target=time.sleep, args=(20,)).start()\n"
+        "threading.Thread(target=time.sleep, args=(600,)).start()\n"
         "sys.stdout.write('kept back')\n"
         "os.close(1)\n"
         "leave(7)\n"
     )
     env = environment(PYTHONUNBUFFERED="")
-    done = subprocess.run([sys.executable, "-c", script], env=env, timeout=15, check=False)
+    done = subprocess.run([sys.executable, "-c", script], env=env, timeout=120, check=False)
     assert done.returncode == 7
 
 

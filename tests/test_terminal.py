@@ -8,8 +8,10 @@ import re
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import faulty_engine
 import pytest
 from program import command, environment, write_manifest
 
@@ -22,19 +24,27 @@ ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def on_terminal(
-    folder: Path, *arguments: object, answers: dict[str, str], columns: int = 120
+    folder: Path,
+    *arguments: object,
+    answers: dict[str, str],
+    columns: int = 120,
+    when: dict[str, Callable[[], None]] | None = None,
+    **more: str,
 ) -> tuple[int, str]:
-    """Run the program on a terminal of its own, typing each answer when its question appears."""
+    """Run the program on a terminal of its own, typing each answer when its question appears.
+
+    `when` holds what else is done when a text appears.
+    """
     import pty
 
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(folder)
         line = command(*arguments)
-        env = environment(TERM="xterm", COLUMNS=str(columns), LINES="30")
+        env = environment(TERM="xterm", COLUMNS=str(columns), LINES="30", **more)
         os.execvpe(line[0], line, env)
-    shown, waiting = "", dict(answers)
-    deadline = time.monotonic() + 120
+    shown, waiting, awaited = "", dict(answers), dict(when or {})
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
         try:
             shown += os.read(terminal, 65536).decode("utf-8", "replace")
@@ -44,6 +54,8 @@ def on_terminal(
             if question in shown:
                 os.write(terminal, answer.encode())
                 del waiting[question]
+        for text in [text for text in awaited if text in ESCAPE.sub("", shown)]:
+            awaited.pop(text)()
     _, status = os.waitpid(pid, 0)
     os.close(terminal)
     return os.waitstatus_to_exitcode(status), ESCAPE.sub("", shown)
@@ -57,7 +69,16 @@ def test_the_display_shows_devices_assets_seconds_and_failures_as_they_come(
 ) -> None:
     write_manifest(tmp_path, 6)
     (tmp_path / "audio/tone-001.wav").write_text("no recording")
-    code, shown = on_terminal(tmp_path, *NIGHT, "--yes", answers={})
+    until = tmp_path / "until"
+    faults = json.dumps({"hold": [4], "until": str(until)})
+    night = ("run", "manifest.json", "--engine", "faulty", "-o", "out", "--yes")
+    code, shown = on_terminal(
+        *(tmp_path, *night),
+        answers={},
+        when={"tone-004": until.touch},  # drawn while it is at work, or never
+        **faulty_engine.install(tmp_path / "plugin"),
+        FAULTY_ENGINE=faults,
+    )
     assert code == 3
     assert "tone-004" in shown
     assert re.search(r"cpu +1/1", shown)
@@ -120,7 +141,7 @@ def test_a_terminal_that_closes_costs_nothing(tmp_path: Path) -> None:
         os.execvpe(line[0], line, environment(TERM="xterm", COLUMNS="120"))
     summary = tmp_path / "out/summary.json"
     seen = b""
-    while b"tone-001" not in seen:
+    while b"Failed: tone-004" not in seen:
         seen += os.read(terminal, 4096)
     os.close(terminal)
     _, status = os.waitpid(pid, 0)

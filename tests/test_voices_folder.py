@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -324,24 +323,31 @@ def test_an_announcement_that_tells_nothing_does_no_harm(root: Path, text: str) 
 
 
 LINK = """
-import sys
+import os, signal, sys
 from pathlib import Path
 from audio_batch.journal import Journal
 from audio_batch.output_folder import OutputFolder
 from audio_batch.voices.folder import link_output
-root = Path(sys.argv[1])
+root, left, writing = Path(sys.argv[1]), int(sys.argv[2]), False
+
+def dies(event, arguments):
+    global left, writing
+    if event in ("open", "os.rename") and str(root) in str(arguments[0]):
+        writing = writing or "-tmp-" in str(arguments[0])
+        left -= writing
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
 with OutputFolder(root).locked():
     OutputFolder(root).sweep()
     journal = Journal(OutputFolder(root).journal_path)
-    print("begun", flush=True)
-    link_output(root, journal, relink=len(sys.argv) > 2)
+    sys.addaudithook(dies)
+    link_output(root, journal, relink=len(sys.argv) > 3)
 """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
-def test_killed_at_any_time_it_ends_as_if_never_killed(
-    tmp_path: Path, children: list[subprocess.Popen[str]]
-) -> None:
+def test_killed_at_any_time_it_ends_as_if_never_killed(tmp_path: Path) -> None:
     """Doubtful voices, so that a plan made anew from half of the files would be another one."""
     people = [[n % 5, (n + 1) % 5] for n in range(30)]
     made = tmp_path / "made"
@@ -353,35 +359,25 @@ def test_killed_at_any_time_it_ends_as_if_never_killed(
     expected = content(whole)
     assert expected != content(made)
 
-    out, halfway = tmp_path / "out", 0
+    out = tmp_path / "out"
     shutil.copytree(made, out)
-    for attempt in range(4):
+    torn: list[str] = []
+    # Into the midst of the writing, before another step each time: an output, the announcement of a
+    # transcript, the transcript itself, and what follows upon it.
+    for attempt, steps in enumerate((60, 63, 66, 67)):
         more = ["relink"] if attempt == 0 else []
-        child = subprocess.Popen(
-            [sys.executable, "-c", LINK, str(out), *more],
-            env=environment(),
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        children.append(child)
-        assert child.stdout is not None
-        child.stdout.readline()
-        # Into the midst of the writing, at another point each time.
-        before = _rewritten(made, out)
-        deadline = time.monotonic() + 60
-        while _rewritten(made, out) < before + 4 and child.poll() is None:
-            assert time.monotonic() < deadline
-        time.sleep(attempt * 0.004)
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-        halfway += 0 < _rewritten(made, out) < 30
+        line = [sys.executable, "-c", LINK, str(out), str(steps), *more]
+        done = subprocess.run(line, env=environment(), capture_output=True, text=True, check=False)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert 0 < _rewritten(made, out) < 30
+        torn += unlike_the_journal(out)
         assert len(unlike_the_journal(out)) <= 3
         if attempt == 0:
             assert (
                 memory.memory_path(out / STATE_FOLDER).read_bytes()
                 == memory.memory_path(whole / STATE_FOLDER).read_bytes()
             )
-    assert halfway >= 2
+    assert {Path(name).suffix for name in torn} == {".srt", ".txt", ".json"}
     OutputFolder(out).sweep()
     assert linked(out).left_out == ()
     assert content(out) == expected

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from audio_batch.cli.tree import command_line
+from audio_batch import turns
 from audio_batch.errors import AudioBatchError, ExitCode, ManifestError
 from audio_batch.text import for_terminal, redact
 
@@ -77,6 +77,9 @@ def _is_closed_pipe(error: OSError) -> bool:
 
 def _run_app(arguments: Sequence[str], output: _Output) -> int:
     try:
+        turns.take(arguments)
+        from audio_batch.cli.tree import command_line  # late: who comes second needs none of it
+
         answer = command_line(arguments)(list(arguments), standalone_mode=False)
     except AudioBatchError as error:
         _explain(error)
@@ -97,6 +100,8 @@ def _run_app(arguments: Sequence[str], output: _Output) -> int:
         if error is output.failure:
             return ExitCode.OK  # `run_app` sees to it
         return _unexpected(error)
+    finally:
+        turns.end()
     return answer if isinstance(answer, int) else ExitCode.OK
 
 

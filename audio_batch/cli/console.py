@@ -7,17 +7,18 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 
-from audio_batch import logs, summary
+from audio_batch import failed_starts, logs, summary
 from audio_batch.assembly import Fleet
 from audio_batch.config import PATHS, Settings
 from audio_batch.control import Asker
 from audio_batch.databases import urls
-from audio_batch.errors import ExitCode
+from audio_batch.errors import AudioBatchError, ExitCode, LockedError
 from audio_batch.interface import Interface
 from audio_batch.locations import absolute
 from audio_batch.models import DEMO, REPOSITORIES
@@ -43,8 +44,13 @@ def start(manifest: Path, settings: Settings, config: Path | None) -> int:
     if settings.results_table is not None and settings.results_db is None:
         text = "--results-table does nothing without --results-db: no results go to a database."
         interface.notice(text, warning=True)
+    began_at = time.time()
     try:
         return int(execute(Request(manifest, settings), interface))
+    except AudioBatchError as error:
+        if not isinstance(error, LockedError):  # the run that holds the folder is told of
+            failed_starts.keep(output_folder(settings), began_at, error.exit_code, str(error))
+        raise
     except KeyboardInterrupt:  # before the run listens to signals, or after
         interface.notice("Interrupted. Run the same command again to go on.", warning=True)
         return ExitCode.INTERRUPTED

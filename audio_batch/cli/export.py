@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated
@@ -38,14 +38,20 @@ def export(
     max_line_width: Annotated[int | None, typer.Option(help="Columns of a subtitle line.")] = None,
     max_line_count: Annotated[int | None, typer.Option(help="Lines of a subtitle.")] = None,
     highlight_words: Annotated[bool, typer.Option(help="Underline each word as spoken.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Write over files of others, too.")
+    ] = False,
 ) -> int:
     """Render transcripts again from their JSON, with the names of speakers.json.
 
-    The JSON files are touched only where a voice was given another name there.
+    The JSON files are touched only where a voice was given another name there. What no run or
+    export is known to have written stays, unless it is below --to.
     """
-    from audio_batch.errors import AssetError, ExitCode, UsageError
+    from audio_batch.errors import AssetError, ErrorKind, ExitCode, UsageError
     from audio_batch.formats import FORMATS, FormatOptions, parse_formats, render
+    from audio_batch.occupied import Vouchers
     from audio_batch.outputs import LocalOutputs
+    from audio_batch.publishing import Publisher
     from audio_batch.text import for_terminal, redact
     from audio_batch.transcript import Transcript
     from audio_batch.voices import names
@@ -67,8 +73,9 @@ def export(
     target = outputs if to is None else LocalOutputs(to)
     count, found, bad = 0, 0, []
     written: list[PublishedFile] = []
+    refused: list[str] = []
     held = _journal_of(folder) if to is None else nullcontext()
-    with held as journal:
+    with held as journal, closing(Vouchers(folder)) as vouchers:
         if journal is not None and (folder.root / names.FILE_NAME).is_file():
             from audio_batch.voices.folder import apply_names
 
@@ -76,19 +83,33 @@ def export(
         for path in _transcripts(folder):
             stem = path.removesuffix(".json")
             try:
-                data = json.loads(outputs.read(PurePosixPath(path)))
-                transcript = names.applied(Transcript.from_json(data), given)
+                data = outputs.read(PurePosixPath(path))
+                transcript = names.applied(Transcript.from_json(json.loads(data)), given)
                 found += 1
-                for name in asked or _formats_of(outputs, stem):
-                    relative = PurePosixPath(f"{stem}{FORMATS[name].suffix}")
-                    text = render(name, transcript, options)
-                    written.append(target.publish(relative, text, format_name=name))
+                known = set(FORMATS)
+                if to is None and not overwrite:
+                    known = _known(data, stem) | vouchers.formats(transcript.asset_id, stem)
+                publisher = Publisher(target, transcript.asset_id, stem, known)
+                for name in asked or _formats_of(outputs, stem, known):
+                    try:
+                        written.append(publisher.publish(name, render(name, transcript, options)))
+                    except AssetError as error:
+                        if error.kind is not ErrorKind.OUTPUT_EXISTS:
+                            raise
+                        refused.append(publisher.path(name).as_posix())
                 count += 1
             except (OSError, ValueError, AssetError) as error:
                 bad.append(f"{path}: {error}")
         if journal is not None:
             _journal_written(journal, written)
-            journal.formats.note_export({file.format for file in written})
+            journal.formats.note_export(
+                {file.format for file in written}, (file.path for file in written), refused
+            )
+    bad += [
+        f"{path}: it is there, and no run or export is known to have written it. Move it away, or "
+        "give --overwrite."
+        for path in refused
+    ]
     if not count and (not bad or not (found or is_a_runs)):
         raise UsageError(
             f"{redact(str(output_dir))} holds no transcripts.",
@@ -146,14 +167,25 @@ def _journal_written(journal: Journal, written: Sequence[PublishedFile]) -> None
             journal.replace_outputs(entry.asset_id, outputs)
 
 
-def _formats_of(outputs: Outputs, stem: str) -> list[str]:
-    """The formats in which a transcript already stands beside its JSON."""
+def _known(canonical: bytes, stem: str) -> set[str]:
+    """The formats that a transcript says were published with it."""
+    from audio_batch.formats import FORMATS
+    from audio_batch.seal import named_in
+
+    paths = named_in(canonical)
+    return {name for name, known in FORMATS.items() if f"{stem}{known.suffix}" in paths}
+
+
+def _formats_of(outputs: Outputs, stem: str, known: Collection[str]) -> list[str]:
+    """Those of the known formats in which a transcript stands beside its JSON."""
     from audio_batch.formats import FORMATS
 
     return [
         name
-        for name, known in FORMATS.items()
-        if name != "json" and outputs.size_bytes(f"{stem}{known.suffix}") is not None
+        for name in FORMATS
+        if name in known
+        and name != "json"
+        and outputs.size_bytes(f"{stem}{FORMATS[name].suffix}") is not None
     ]
 
 

@@ -102,7 +102,6 @@ def _speed_json(learnt: Learnt) -> dict[str, Any]:
         "per_audio_s": {str(active): s for active, s in sorted(learnt.per_audio_s.items())},
         "rtfx": {str(active): learnt.rtfx(active) for active in sorted(learnt.per_audio_s)},
         "stage_per_audio_s": dict(learnt.stage_per_audio_s),
-        "peak_bytes": learnt.peak_bytes,
         "learnt_at": learnt.learnt_at,
         "version": learnt.version,
     }

@@ -14,13 +14,15 @@ import typer
 from audio_batch.cli.option import opt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from rich.console import Console
 
+    from audio_batch.failed_starts import FailedStart
     from audio_batch.journal import JournalEntry
     from audio_batch.journal_counts import Counts, Rows
     from audio_batch.journals import Journals, Part
+    from audio_batch.output_folder import OutputFolder
 
 SHOWN = 200
 """Assets in the table, where nobody asks for more."""
@@ -85,17 +87,30 @@ def status(
     elif as_json:
         rows = journal_counts.ALL
     with Journals(folder.whole) as journals:
+        failed_starts = _failed_starts(folder, journals)
         if not journals.parts:
             raise UsageError(
                 f"{for_terminal(redact(output_dir))} holds no journal of a run.",
-                remedy="Name the --output-dir of a run, and its --state-dir if it had one.",
+                remedy=" ".join(map(str, failed_starts))
+                or "Name the --output-dir of a run, and its --state-dir if it had one.",
             )
         if as_json:
-            _write_json(redact(output_dir), journals, None if counts else rows)
+            _write_json(redact(output_dir), journals, failed_starts, None if counts else rows)
         else:
             limit = None if every or only else SHOWN
+            for start in failed_starts:
+                typer.echo(for_terminal(str(start)))
             _show(journals, None if counts else rows, limit, as_table=not only)
         return _news(journals) if new_failures else ExitCode.OK
+
+
+def _failed_starts(folder: OutputFolder, journals: Journals) -> list[FailedStart]:
+    """Starts that ended before their run began, and after which none has begun."""
+    from audio_batch.failed_starts import FailedStarts
+
+    begun = {str(part.shard or ""): part.run.started_at for part in journals.parts if part.run}
+    found = FailedStarts.look().of(folder)
+    return [start for start in found if start.began_at > begun.get(start.shard, 0.0)]
 
 
 def _news(journals: Journals) -> int:
@@ -111,7 +126,9 @@ def _news(journals: Journals) -> int:
     return ExitCode.OK if before or ExitCode.SOME_FAILED not in ended else ExitCode.SOME_FAILED
 
 
-def _write_json(output_folder: str, journals: Journals, rows: Rows | None) -> None:
+def _write_json(
+    output_folder: str, journals: Journals, failed: Sequence[FailedStart], rows: Rows | None
+) -> None:
     """One object; each asset is a line of it, written a page at a time."""
     from audio_batch.journal_counts import BETWEEN
 
@@ -122,6 +139,15 @@ def _write_json(output_folder: str, journals: Journals, rows: Rows | None) -> No
         "output_folder": output_folder,
         "manifest": run.request.get("manifest") if run else None,
         "last_run": _run(newest),
+        "failed_starts": [
+            {
+                "shard": start.shard or None,
+                "began_at": start.began_at,
+                "exit_code": start.exit_code,
+                "error": start.text,
+            }
+            for start in failed
+        ],
         "parts": [
             {"shard": str(part.shard), "last_run": _run(part)}
             for part in journals.parts

@@ -126,6 +126,7 @@ class Delivery:
     def _drain(self, in_haste: bool) -> None:
         until_s = time.monotonic() + _HASTE_S
         self._take_reports()
+        before = self._sink.attempts if self._sink is not None else 0
         self._hand_over()
         while self._under_way is not None and self._sink is not None:
             self._sink.hurry()
@@ -137,8 +138,8 @@ class Delivery:
                 self._notice(text, warning=True)
                 return
             self._heard([report])
-            if isinstance(report, Failed):
-                return
+            if isinstance(report, Failed) and report.attempt > before:
+                return  # an attempt that was under way may have met what is over by now
             self._hand_over()
 
     def _take_reports(self) -> None:

@@ -55,9 +55,14 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The database cannot be written to now; what is left of the batch is tried again later."""
+    """The database cannot be written to now; what is left of the batch is tried again later.
+
+    Args:
+        attempt: which of the sink's it was; see `Sink.attempts`.
+    """
 
     text: str
+    attempt: int
 
 
 Report = Written | Failed
@@ -75,6 +80,8 @@ class Sink:
         self._prepared = False
         self._batches: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self.reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
+        self.attempts = 0
+        """How many have begun: what a later one meets was so after this was read."""
         self._hurried = threading.Event()
         self._closed = False
         self._thread = threading.Thread(target=self._work, daemon=True, name="results")
@@ -106,15 +113,17 @@ class Sink:
         left = [batch]  # what comes next is the last of them
         delay_s = FIRST_DELAY_S
         while left and not self._closed:
+            self.attempts += 1
             try:
                 self._write_next(left)
                 delay_s = FIRST_DELAY_S
                 continue
             except AudioBatchError as error:
-                self.reports.put(Failed(str(error)))
+                text = str(error)
             except Exception as error:  # whatever a driver raises must not end the thread
                 self._prepared = False
-                self.reports.put(Failed(str(explained(error, self._table.database.shown))))
+                text = str(explained(error, self._table.database.shown))
+            self.reports.put(Failed(text, self.attempts))
             self._hurried.wait(delay_s)
             self._hurried.clear()
             delay_s = min(2 * delay_s, LONGEST_DELAY_S)

@@ -129,8 +129,11 @@ class Batcher(Generic[Piece, Answer]):
 
     # -- the streams' side ------------------------------------------------------------------------
 
-    def _submit(self, stream: Stream[Piece, Answer], entry: _Entry[Piece, Answer]) -> None:
+    def _submit(
+        self, stream: Stream[Piece, Answer], entry: _Entry[Piece, Answer], *, last: bool
+    ) -> None:
         with self._lock:
+            stream.preparing = not last  # not before: a lane would begin without its last piece
             if stream.error is None:
                 if not stream.waiting:
                     self._turns.append(stream)
@@ -313,8 +316,7 @@ class Stream(Generic[Piece, Answer]):
         """Have a piece done; `last`: no other will follow."""
         entry = _Entry(self, self._submitted, key, piece)
         self._submitted += 1
-        self.preparing = not last
-        self._batcher._submit(self, entry)
+        self._batcher._submit(self, entry, last=last)
 
     def take(self, alive: Callable[[], None]) -> Answer:
         """The next answer in the order of submission; waits for it.

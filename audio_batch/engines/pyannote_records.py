@@ -16,6 +16,9 @@ from audio_batch.transcript import Speaker, Turn
 QUIET = 1e-4
 """Full scale is 1: below -80 dB there is nothing but dither."""
 
+_SCAN_SAMPLES = 1024 * 1024
+"""Looked at together: what says of each whether it is a number takes half as much as they do."""
+
 
 def clean(samples: NDArray[np.float32]) -> tuple[NDArray[np.float32], tuple[str, ...]]:
     """Samples that a model can hear, finite and within full scale, and a note of what was not.
@@ -23,10 +26,15 @@ def clean(samples: NDArray[np.float32]) -> tuple[NDArray[np.float32], tuple[str,
     One sample that is no number would silence every window that holds it.
     """
     sound = np.require(samples, np.float32, ["C", "W"])
-    bad = ~np.isfinite(sound)
-    count = int(np.count_nonzero(bad))
-    if count:
-        sound = np.where(bad, np.float32(0), sound)
+    count = 0
+    for start in range(0, len(sound), _SCAN_SAMPLES):
+        bad = ~np.isfinite(sound[start : start + _SCAN_SAMPLES])
+        if not bad.any():
+            continue
+        if count == 0:
+            sound = sound.copy()
+        count += int(np.count_nonzero(bad))
+        sound[start : start + _SCAN_SAMPLES][bad] = 0
     top = peak(sound)
     if top > 1:
         sound = sound / np.float32(top)

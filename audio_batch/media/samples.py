@@ -14,6 +14,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from audio_batch.media.pages import zeros
 from audio_batch.media.types import SAMPLE_RATE_HZ
 
 _SCAN_SAMPLES = 1024 * 1024
@@ -79,9 +80,8 @@ def _format_of(frame: Any) -> tuple[str, str, int]:
 class SampleStore:
     """A growing run of samples with silence between them, made finite and within -1..1.
 
-    Blocks of 64 MiB are above every allocator's threshold for giving memory back at once, so
-    joining them, each freed as it is copied, never holds the recording twice. Of blocks outside
-    the span that is kept there is one at a time.
+    Blocks of 64 MiB, in pages of their own: joining them, each freed as it is copied, never holds
+    the recording twice. Of blocks outside the span that is kept there is one at a time.
 
     Args:
         span: which samples of the run are wanted, the second one excluded; None is all.
@@ -104,7 +104,7 @@ class SampleStore:
             number, used = divmod(self.count, self.block_samples)
             if used == 0:
                 self._end_block(number - 1)
-                self._blocks[number] = np.empty(self.block_samples, np.float32)
+                self._blocks[number] = zeros(self.block_samples)
             step = min(samples.size - done, self.block_samples - used)
             self._blocks[number][used : used + step] = samples[done : done + step]
             self.count += step
@@ -139,7 +139,7 @@ class SampleStore:
         total = self.count + sum(length for _, length in ahead)
         first, last = self._span or (0, total)
         first = min(first, total)
-        wanted = np.zeros(max(0, min(last, total) - first), np.float32)
+        wanted = zeros(max(0, min(last, total) - first))
         shift = -first
         for number in sorted(self._blocks):
             block, begin = self._blocks.pop(number), number * self.block_samples

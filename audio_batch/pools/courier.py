@@ -208,6 +208,6 @@ def spoilt(outcome: Outcome, error: AssetError) -> Outcome:
         part=outcome.part,
         reached=outcome.reached,
         # What was brought of stages lies here, whatever becomes of outputs in a store.
-        stages=outcome.stages if error.away is not None else (),
+        stages=outcome.stages if error.away or error.kind is ErrorKind.OUTPUT_EXISTS else (),
         away=error.away,
     )

@@ -17,14 +17,15 @@ import pickle
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from audio_batch import __version__
 from audio_batch.errors import AssetError, DeviceError
-from audio_batch.events import job_key
+from audio_batch.events import asset_of, job_key
+from audio_batch.formats import FORMATS
 from audio_batch.lineup import AlignerSearch
 from audio_batch.outcome import Published, StageRecord
 from audio_batch.outputs import Outputs
@@ -45,6 +46,7 @@ from audio_batch.pools.messages import (
     Told,
 )
 from audio_batch.pools.ray_actor import DeviceActor, Gone
+from audio_batch.publishing import Publisher
 from audio_batch.storage import contained, publish
 
 if TYPE_CHECKING:
@@ -80,17 +82,29 @@ class Shelves:
                 return self.outputs.read(PurePosixPath(path))
         return None
 
-    def write(self, brought: Brought) -> None:
-        """Publish what a child has made.
+    def keep(self, brought: Brought) -> None:
+        """Keep a stage's result that a child has made.
 
         Raises:
             AssetError: it cannot be written.
         """
         path, name = PurePosixPath(brought.file.path), brought.file.format
-        if brought.shelf == "state":
-            publish(self._state, path, brought.data, format_name=name)
-        elif self.outputs is not None:
-            self.outputs.publish(path, brought.data, format_name=name)
+        publish(self._state, path, brought.data, format_name=name)
+
+    def write(self, brought: Brought, replaces: Collection[str]) -> None:
+        """Publish what a child has made.
+
+        Args:
+            replaces: as its job has it.
+
+        Raises:
+            AssetError: it cannot be written.
+        """
+        if self.outputs is not None:
+            name, asset_id = brought.file.format, asset_of(brought.key)
+            output_name = brought.file.path.removesuffix(FORMATS[name].suffix)
+            publisher = Publisher(self.outputs, asset_id, output_name, replaces)
+            publisher.publish(name, brought.data)
 
 
 class RayHost:
@@ -184,12 +198,17 @@ class RayHandle:
         self._known = 0
         self._sent = 0
         self._spoilt: dict[str, AssetError] = {}
+        self._replaces: dict[str, Collection[str]] = {}
         self._ending: Ending | None = None
         self._gone = threading.Event()
 
     def send(self, message: FromParent) -> None:
         """See `Handle.send`."""
-        messages = [*self._luggage(message.job), message] if isinstance(message, Do) else [message]
+        messages = [message]
+        if isinstance(message, Do):
+            job = message.job
+            self._replaces[job.key] = job.replaces
+            messages = [*self._luggage(job), self._for_a_child(job)]
         data = [pickle.dumps(one) for one in messages]
         try:
             taken = self._asked(lambda: self.actor.send.remote(self._number, self._sent, data))
@@ -206,6 +225,11 @@ class RayHandle:
                 return self._ray.get(call())
             except self._ray.exceptions.ActorUnavailableError:
                 time.sleep(_PAUSE_S)
+
+    def _for_a_child(self, job: Job) -> Do:
+        """The job, as a child does it whose outputs come back: its names are not the real ones."""
+        comes_back = self._shelves.outputs is not None
+        return Do(dataclasses.replace(job, replaces=job.formats) if comes_back else job)
 
     def _luggage(self, job: Job) -> list[FromParent]:
         files = (
@@ -248,18 +272,26 @@ class RayHandle:
         match message:
             case Brought():
                 try:
-                    self._shelves.write(message)
+                    self._store(message)
                 except AssetError as failure:
                     self._spoilt[message.key] = failure
                 return None
             case Told(StageRecord() | Published() as record) if _key_of(record) in self._spoilt:
                 return None
-            case Ended(key, outcome, worker) if key in self._spoilt:
-                return Ended(key, spoilt(outcome, self._spoilt.pop(key)), worker)
+            case Ended(key, outcome, worker):
+                self._replaces.pop(key, None)
+                if key in self._spoilt:
+                    return Ended(key, spoilt(outcome, self._spoilt.pop(key)), worker)
             case Refused("SetupError"):
                 # What one node lacks, another may have.
                 return dataclasses.replace(message, kind="DeviceError")
         return message
+
+    def _store(self, brought: Brought) -> None:
+        if brought.shelf == "state":
+            self._shelves.keep(brought)
+        elif brought.key not in self._spoilt:  # else its JSON would vouch for what is not there
+            self._shelves.write(brought, self._replaces.get(brought.key, ()))
 
     def _end(self, ending: Ending) -> None:
         self._ending = self._ending or ending

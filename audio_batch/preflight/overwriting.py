@@ -122,12 +122,13 @@ def _strangers(facts: Facts) -> Sequence[str]:
     if outputs.is_empty():
         return ()
     from audio_batch.journal import Journal
+    from audio_batch.journal_formats import Written
 
     journal = None
     if folder.journal_path.is_file():
         journal = Journal(folder.journal_path, read_only=True)
     try:
-        written = journal.formats.written() if journal else set()
+        written = journal.formats.written() if journal else Written()
         occupied = Occupied(outputs, written, lambda: (one.id for one in manifest.assets))
         names, formats = facts.output_names, formats_of(facts)
         there = (

@@ -58,7 +58,7 @@ class Sample:
     def add(self, uris: Iterable[str]) -> None:
         """Take some of these."""
         for uri in uris:
-            self._places.setdefault(buckets.bucket_of(uri), _Spread()).add(uri)
+            self._places.setdefault(urls.bucket_of(uri), _Spread()).add(uri)
 
     def by_place(self) -> dict[str, list[str]]:
         """Those to be looked at, by bucket or host."""

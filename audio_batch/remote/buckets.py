@@ -41,7 +41,7 @@ class Buckets:
         for asset in looked:
             if asset.seen is None or locations.scheme(asset.uri) in _WEB:
                 continue
-            tally = self._tallies.setdefault(bucket_of(asset.uri), _Tally(asset.uri))
+            tally = self._tallies.setdefault(urls.bucket_of(asset.uri), _Tally(asset.uri))
             if asset.seen == MISSING:
                 tally.uri = asset.uri
                 tally.missing += 1
@@ -67,11 +67,6 @@ def is_gone(uri: str, access: Access) -> bool:
             return False
     except Exception as error:
         return trouble(error).reason in NO_PLACE
-
-
-def bucket_of(uri: str) -> str:
-    """The URL of the bucket, container or host that a URI leads to."""
-    return "/".join(uri.split("/", 3)[:3])
 
 
 def told(gone: Sequence[str]) -> str:

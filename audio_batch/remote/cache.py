@@ -130,6 +130,14 @@ class Cache:
             raise
         return task
 
+    def has(self, key: str) -> bool:
+        """Whether a recording is there; it may be removed a moment later."""
+        with self._guard:
+            row = self._index.execute(
+                "SELECT size_bytes FROM entry WHERE key = ? AND whole", (key,)
+            ).fetchone()
+        return row is not None and size_of(self._files / key) == row[0]
+
     def _found(self, index: sqlite3.Connection, key: str, pin: bool) -> Whole | None:
         """A recording that is there; an entry whose file is not, is forgotten."""
         row = index.execute(

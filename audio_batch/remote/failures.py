@@ -67,6 +67,7 @@ _LOST_BYTES = frozenset(
     }
 )
 _PASSING_STATUS = frozenset({408, 423, 425, 429, 500, 502, 503, 504, 507, 509, 520, 521, 522, 524})
+_PASSING_CODES = frozenset({"SlowDown", "RequestTimeout", "ConditionalRequestConflict"})
 _NETWORKS_SIGN_IN = frozenset({407, 511})
 """Answers of what lies between here and the store; it has not been asked."""
 _LONGEST_WAIT_S = 120.0
@@ -74,8 +75,8 @@ _NO_NAME = frozenset(
     getattr(socket, name) for name in ("EAI_NONAME", "EAI_NODATA") if hasattr(socket, name)
 )
 _ENDLESS = 1_000_000
-_LATE_TRIES = 2
-"""Each takes a quarter of a minute of a device; the asset is tried again later all the same."""
+_LATE_TRIES = 1
+"""It takes a quarter of a minute of a device; the asset is tried again later all the same."""
 
 
 class RefusedAddressError(PermissionError):
@@ -111,8 +112,9 @@ class Trouble:
         expired: the credentials are over: new ones may do.
         range_refused: the server does not have the bytes that were asked for.
         most_tries: after so many no further one will do, though one at another time may.
-        away: it is the store's fault and no recording's: nobody is signed in to it, or it does not
-            answer at all. A store that answers 5xx, or breaks off a body, is not away.
+        away: it is the store's fault and no recording's: nobody is signed in to it, nobody knows
+            its host's name, or it does not answer at all. One that answers 5xx, or breaks off a
+            body, is not away.
     """
 
     kind: ErrorKind
@@ -123,7 +125,7 @@ class Trouble:
     expired: bool = False
     range_refused: bool = False
     most_tries: int = _ENDLESS
-    away: Literal["signed_out", "silent"] | None = None
+    away: Literal["signed_out", "nameless", "silent"] | None = None
 
     def error(self, uri: str) -> AssetError:
         """The failure of the asset that has to be fetched from `uri`."""
@@ -139,7 +141,13 @@ class Trouble:
         """The store of `uri`, where that is away."""
         if self.away is None:
             return None
-        return Away(origin(uri), self.away == "signed_out", self.reason, self.remedy)
+        return Away(
+            origin(uri),
+            self.away == "signed_out",
+            self.reason,
+            self.remedy,
+            nameless=self.away == "nameless",
+        )
 
 
 def broke_off(error: BaseException) -> bool:
@@ -147,16 +155,31 @@ def broke_off(error: BaseException) -> bool:
     return any(type(link).__name__ in _LOST_BYTES for link in _chain(error))
 
 
+def is_taken(error: BaseException) -> bool:
+    """Whether a store has refused to write over an object."""
+    return any(isinstance(link, FileExistsError) or _status(link) == 412 for link in _chain(error))
+
+
+def is_refused_condition(error: BaseException) -> bool:
+    """Whether a service says that it does not know what an upload was asked to be done under."""
+    return any(_code(link) == "NotImplemented" or _status(link) == 501 for link in _chain(error))
+
+
 def trouble(error: BaseException) -> Trouble:
     """Any exception of a request to a store, translated; total."""
     if isinstance(error, AssetError):
-        away = error.away
         return Trouble(
             error.kind,
             error.message,
             error.remedy,
             passing=error.transient,
-            away=None if away is None else "signed_out" if away.signed_out else "silent",
+            away=None
+            if error.away is None
+            else "signed_out"
+            if error.away.signed_out
+            else "nameless"
+            if error.away.nameless
+            else "silent",
         )
     if isinstance(error, SetupError):
         return Trouble(ErrorKind.INPUT_UNREADABLE, error.message.rstrip("."), error.remedy)
@@ -192,7 +215,7 @@ def trouble(error: BaseException) -> Trouble:
             "See to the host's name, and to this machine's network.",
             passing=True,
             most_tries=2,
-            away="silent",
+            away="nameless",
         )
     status = max(map(_status, chain))
     if status:
@@ -263,7 +286,7 @@ def _by_status(status: int, code: str, chain: list[BaseException]) -> Trouble:
             away="silent",
         )
     reason = f"the server answered {status}{f' ({code})' if code and code != str(status) else ''}"
-    if status in _PASSING_STATUS or status >= 500 or code in ("SlowDown", "RequestTimeout"):
+    if status in _PASSING_STATUS or status >= 500 or code in _PASSING_CODES:
         after_s = next((found for link in chain if (found := _after_s(link)) is not None), None)
         return Trouble(
             ErrorKind.NETWORK,

@@ -23,25 +23,24 @@ from audio_batch.manifest_sources import look as look_for
 from audio_batch.remote import stores, urls
 from audio_batch.remote.access import DEFAULT_CACHE_BYTES, DEFAULT_DOWNLOADS, Access
 from audio_batch.remote.cache import Busy, Cache, Mine, Whole
+from audio_batch.remote.cache_watcher import (
+    LOOK_S,
+    STEP_BYTES,
+    CacheWatcher,
+    CrowdedError,
+    Tell,
+)
 from audio_batch.remote.downloads import (
     UNKNOWN,
     USUAL,
     Patience,
     cache_error,
     download,
-    size_text,
 )
 from audio_batch.remote.failures import trouble
 from audio_batch.text import for_terminal
 
 _log = logging.getLogger("audio_batch.inputs")
-
-Tell = Callable[[float | None], None]
-"""Told how much of a recording is there, from 0 to 1, whenever more of it is; None: who knows."""
-
-_STEP_BYTES = 64 << 20
-"""What is reserved for a recording whose length nobody says; doubled whenever it is not enough."""
-_LOOK_S = 0.25
 
 
 class Recording(Protocol):
@@ -166,7 +165,7 @@ class PlacedInputs:
         """
         with _as_asset_errors(self.place):
             cache, key = self.cache(), self._key(uri, source)
-            least_bytes, seen_bytes, told_at_s = _STEP_BYTES, -1, time.monotonic()
+            least_bytes, seen_bytes, told_at_s = STEP_BYTES, -1, time.monotonic()
             was_full = False
             while True:
                 look()
@@ -180,10 +179,11 @@ class PlacedInputs:
                 if isinstance(taken, Whole):
                     return taken
                 if isinstance(taken, Mine):
-                    watcher = _Watcher(self, uri, taken, tell, look, least_bytes)
+                    room = self.place.cache_bytes
+                    watcher = CacheWatcher(self.cache, room, uri, taken, tell, look, least_bytes)
                     try:
                         found = self._downloaded(uri, source, taken, watcher)
-                    except _CrowdedError:
+                    except CrowdedError:
                         least_bytes = max(least_bytes, watcher.reserved_bytes * 2)
                         continue
                     except (AssetError, sqlite3.Error) as error:
@@ -204,7 +204,15 @@ class PlacedInputs:
                     # Between two tries of the other: whoever hangs there is found out by its own.
                     told_at_s = time.monotonic()
                     tell(None)
-                time.sleep(_LOOK_S)
+                time.sleep(LOOK_S)
+
+    def has(self, uri: str, source: str) -> bool:
+        """Whether a remote recording lies in the cache, so that its store is asked for nothing."""
+        try:
+            return self.cache().has(self._key(uri, source))
+        except (sqlite3.Error, SetupError) as error:
+            _log.info("What is in the cache cannot be told: %s", error)
+            return False
 
     def warm(self, asset: Asset, look: Callable[[], None]) -> bool:
         """Fetch an asset's recording into the cache ahead of need; False where there is no room.
@@ -217,14 +225,17 @@ class PlacedInputs:
             taken = self.cache().take(self._key(asset.uri, source), pin=False)
             if not isinstance(taken, Mine):
                 return True
-            watcher = _Watcher(self, asset.uri, taken, _deaf, look, _STEP_BYTES, ahead=True)
+            room = self.place.cache_bytes
+            watcher = CacheWatcher(
+                self.cache, room, asset.uri, taken, _deaf, look, STEP_BYTES, ahead=True
+            )
             try:
                 self._downloaded(asset.uri, source, taken, watcher)
-            except _CrowdedError:
+            except CrowdedError:
                 return False
             return True
 
-    def _downloaded(self, uri: str, source: str, mine: Mine, watcher: _Watcher) -> Whole | None:
+    def _downloaded(self, uri: str, source: str, mine: Mine, watcher: CacheWatcher) -> Whole | None:
         cache = self.cache()
         ended = False
         try:
@@ -242,7 +253,7 @@ class PlacedInputs:
             found = cache.finish(mine, pin=not watcher.ahead)
             ended = True
             return found
-        except _CrowdedError:
+        except CrowdedError:
             # Of two that hold beginnings and wait for each other's room, neither would get any.
             cache.leave(mine, keep=watcher.ahead)
             ended = True
@@ -289,10 +300,6 @@ def _is_answer(error: AssetError) -> bool:
 
 def _deaf(_share: float | None) -> None:
     """Nobody is told."""
-
-
-class _CrowdedError(Exception):
-    """There is no room in the cache for more of it, and nothing may be waited for."""
 
 
 @dataclass(slots=True)
@@ -362,68 +369,6 @@ class _RemoteRecording:
                 self.inputs.cache().release(self.whole.pin)
             except (sqlite3.Error, SetupError) as error:
                 _log.warning("The cache did not let go of a recording: %s", error)
-
-
-@dataclass(slots=True)
-class _Watcher:
-    """See `downloads.Watcher`: makes room in the cache, and hands on what moves."""
-
-    inputs: PlacedInputs
-    uri: str
-    mine: Mine
-    tell: Tell
-    check: Callable[[], None]
-    least_bytes: int
-    ahead: bool = False
-    reserved_bytes: int = 0
-
-    def look(self) -> None:
-        """Break off where nobody waits for it."""
-        self.check()
-
-    def room(self, total_bytes: int | None, have_bytes: int) -> None:
-        """Wait for room in the cache, or say that there is none."""
-        bound = self.inputs.place.cache_bytes
-        if (total_bytes or have_bytes) > bound:
-            raise AssetError(
-                ErrorKind.MEDIA_LIMIT,
-                f"{urls.shown(self.uri)} is larger than the cache, which may take "
-                f"{size_text(bound)}.",
-                remedy="--cache-size allows more.",
-            )
-        if total_bytes is not None:
-            self._reserve(total_bytes, wait=not self.ahead)
-        elif have_bytes + _STEP_BYTES // 4 > self.reserved_bytes < bound:
-            first = self.reserved_bytes == 0
-            wanted = self.least_bytes if first else 2 * self.reserved_bytes
-            # Two that grow and wait for each other's room would wait for ever.
-            self._reserve(min(bound, wanted), wait=first and not self.ahead)
-
-    def _reserve(self, size_bytes: int, *, wait: bool) -> None:
-        cache = self.inputs.cache()
-        while not cache.reserve(self.mine, size_bytes, ahead=self.ahead):
-            if not wait or self.holds_bytes():
-                raise _CrowdedError
-            self.check()
-            self.tell(None)  # those that take the room are at work
-            time.sleep(_LOOK_S)
-        self.reserved_bytes = size_bytes
-
-    def holds_bytes(self) -> bool:
-        """Whether there is a beginning, which takes room that others may wait for."""
-        try:
-            return self.mine.path.stat().st_size > 0
-        except OSError:
-            return False
-
-    def began(self, identity: str) -> None:
-        """Remember what the part is of."""
-        self.inputs.cache().began(self.mine, identity)
-
-    def moved(self, have_bytes: int, total_bytes: int | None) -> None:
-        """Hand on how much is there."""
-        self.check()
-        self.tell(have_bytes / total_bytes if total_bytes else None)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 from audio_batch import locations
@@ -20,7 +21,6 @@ from audio_batch.remote import stores, urls
 from audio_batch.remote.access import Access
 from audio_batch.remote.downloads import UNKNOWN, Patience, wait
 from audio_batch.remote.failures import Trouble, trouble
-from audio_batch.remote.stores import Seen
 from audio_batch.remote.waiting import nothing
 
 _T = TypeVar("_T")
@@ -88,24 +88,7 @@ def _found(
     uris: Sequence[str], access: Access, threads: int, patience: Patience
 ) -> Mapping[str, str]:
     gone = _Gone()
-    kinds: defaultdict[str, list[str]] = defaultdict(list)
-    for uri in uris:
-        kinds[locations.scheme(uri)].append(uri)
-    found: dict[str, str] = {}
-    for same in kinds.values():
-        store = stores.store(same[0], access)
-
-        def listed(
-            same: Sequence[str] = same, store: stores.Store = store
-        ) -> Mapping[str, Seen | None]:
-            return store.look_at_many(same)
-
-        try:
-            many = _tried(listed, patience)
-        except Exception as error:
-            _log.info("nothing is listed: %s", trouble(error).reason)
-            many = {}
-        found.update((uri, seen.identity if seen else MISSING) for uri, seen in many.items())
+    found = _listed(uris, access, patience)
     rest = [uri for uri in uris if uri not in found]
 
     stopped = threading.Event()
@@ -125,6 +108,32 @@ def _found(
         raise
     finally:
         pool.shutdown(wait=not stopped.is_set(), cancel_futures=True)
+    return found
+
+
+def _listed(uris: Sequence[str], access: Access, patience: Patience) -> dict[str, str]:
+    """What listings tell, each of one bucket: what is wrong with one is not the others' fault."""
+    buckets: defaultdict[str, list[str]] = defaultdict(list)
+    for uri in uris:
+        buckets[urls.bucket_of(uri)].append(uri)
+    found: dict[str, str] = {}
+    away: set[str] = set()
+    for bucket, same in buckets.items():
+        scheme = locations.scheme(bucket)
+        if scheme in away:
+            continue
+        look = partial(stores.store(bucket, access).look_at_many, same)
+        try:
+            many = _tried(look, patience)
+        except Exception as error:
+            why = trouble(error)
+            _log.info("%s is not listed: %s", urls.shown(bucket), why.reason)
+            if why.kind is ErrorKind.INPUT_MISSING:  # no bucket: nothing is in it
+                found.update(dict.fromkeys(same, MISSING))
+            elif why.away is not None:
+                away.add(scheme)
+            continue
+        found.update((uri, seen.identity if seen else MISSING) for uri, seen in many.items())
     return found
 
 

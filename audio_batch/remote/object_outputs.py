@@ -23,9 +23,15 @@ from audio_batch.outputs import OTHER_BYTES
 from audio_batch.remote import azure, google, stores
 from audio_batch.remote.access import Access
 from audio_batch.remote.blobs import md5_of
-from audio_batch.remote.failures import DamagedError, broke_off, trouble
+from audio_batch.remote.failures import (
+    DamagedError,
+    broke_off,
+    is_refused_condition,
+    is_taken,
+    trouble,
+)
 from audio_batch.remote.urls import shown
-from audio_batch.storage import PublishedFile, refuse_leaving
+from audio_batch.storage import PublishedFile, name_taken, refuse_leaving
 
 PROBE = ".audio-batch-probe"
 """The object by which `probe` tries whether anything can be written. One name, so that one at most
@@ -69,6 +75,7 @@ class ObjectOutputs:
         self._renew = renew
         self._lock = threading.Lock()
         self._listing: Listing | None = None
+        self._knows_conditions = True
 
     @classmethod
     def at(cls, url: str, access: Access) -> ObjectOutputs:
@@ -81,20 +88,40 @@ class ObjectOutputs:
         base = files._strip_protocol(url)
         return cls(shown(url), base, files, lambda old: stores.renewed(old, url, access))
 
-    def publish(self, relative: PurePosixPath, data: bytes, *, format_name: str) -> PublishedFile:
-        """One PUT; and one look at what it left, where the answer does not tell its MD5."""
+    def publish(
+        self, relative: PurePosixPath, data: bytes, *, format_name: str, replace: bool = True
+    ) -> PublishedFile:
+        """One PUT; and one look at what it left, where the answer does not tell its MD5.
+
+        Without `replace` the PUT says that there must be no such object. Of a service that does not
+        know that, it is asked no more, and writes over what is there.
+        """
         refuse_leaving(relative)
         try:
-            self._put(relative.as_posix(), data)
+            self._put(relative.as_posix(), data, replace=replace or not self._knows_conditions)
         except Exception as error:
+            if not replace and is_taken(error):
+                raise name_taken(relative.as_posix()) from error
             raise self._failure(error, relative.as_posix(), "written") from error
         return PublishedFile(
             format_name, relative.as_posix(), len(data), hashlib.sha256(data).hexdigest()
         )
 
-    def _put(self, relative: str, data: bytes) -> None:
+    def is_seen(self, path: str) -> bool:
+        """Nothing is seen: the publication itself refuses."""
+        del path
+        return False
+
+    def _put(self, relative: str, data: bytes, *, replace: bool = True) -> None:
         path = self._path(relative)
-        if not self._ask(lambda files: _put(files, path, data)):
+        try:
+            is_told = self._ask(lambda files: _put(files, path, data, replace=replace))
+        except Exception as error:
+            if replace or not is_refused_condition(error):
+                raise
+            self._knows_conditions = False
+            is_told = self._ask(lambda files: _put(files, path, data))
+        if not is_told:
             _compare(self._ask(lambda files: files.info(path, refresh=True)), data)
         with self._lock:
             self._listing = None
@@ -273,15 +300,16 @@ def _get(files: Any, path: str) -> bytes:
     return bytes(files.cat_file(path, **alone))
 
 
-def _put(files: Any, path: str, data: bytes) -> bool:
+def _put(files: Any, path: str, data: bytes, *, replace: bool = True) -> bool:
     """Store an object by one request; whether the service has told the MD5 of what it has.
 
     Raises:
         DamagedError: it has other bytes.
     """
+    mode = "overwrite" if replace else "create"
     if not _is_s3(files):
         mark = {"metadata": _MARK} if google.is_google(files) else {}
-        answer = files.pipe_file(path, data, **mark)
+        answer = files.pipe_file(path, data, mode=mode, **mark)
         told = md5_of(answer) if isinstance(answer, Mapping) else None
         if told is not None and told != hashlib.md5(data, usedforsecurity=False).digest():
             raise DamagedError("the store has other bytes than were sent")
@@ -289,7 +317,9 @@ def _put(files: Any, path: str, data: bytes) -> bool:
     md5 = hashlib.md5(data, usedforsecurity=False)
     tells = not path.partition("/")[0].endswith(_DIRECTORY_BUCKET)
     header = {"ContentMD5": base64.b64encode(md5.digest()).decode("ascii")} if tells else {}
-    answer = files.pipe_file(path, data, chunksize=_ONE_PUT_BYTES, Metadata=_MARK, **header)
+    answer = files.pipe_file(
+        path, data, chunksize=_ONE_PUT_BYTES, mode=mode, Metadata=_MARK, **header
+    )
     # Under a key of KMS, or one of the customer's, an ETag is no MD5, though it looks like one.
     plain = answer.get("ServerSideEncryption", "AES256") == "AES256"
     etag = str(answer.get("ETag", "")).strip('"')

@@ -63,6 +63,11 @@ def origin(uri: str) -> str:
     return f"{same}://{host.lower() if same in locations.WEB else host}"
 
 
+def bucket_of(uri: str) -> str:
+    """The URL of the bucket, container or host that a URI leads to."""
+    return "/".join(uri.split("/", 3)[:3])
+
+
 def name(uri: str) -> str:
     """The recording's name: the last part of the path, without its suffix and without a query."""
     last = _path(uri).rstrip("/").rpartition("/")[2]

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,6 +25,7 @@ from audio_batch.remote.object_outputs import ObjectOutputs
 from audio_batch.storage import STATE_FOLDER, PublishedFile
 
 NAME = PurePosixPath("box/a.txt")
+PATIENT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -150,21 +152,24 @@ def test_nothing_leaves_the_place(place: Place, name: str) -> None:
 def test_who_reads_meanwhile_sees_the_old_or_the_new(place: Place) -> None:
     old, new = b"o" * 300_000, b"n" * 450_000
     publish(place, old)
-    over, seen = threading.Event(), set()
+    over, reads, seen = threading.Event(), threading.Semaphore(0), set[bytes]()
 
     def read() -> None:
         while not over.is_set():
             seen.add(place.outputs.read(NAME))
+            reads.release()
 
-    reader = threading.Thread(target=read)
-    reader.start()
-    try:
-        for _ in range(8):
-            publish(place, new)
-            publish(place, old)
-    finally:
-        over.set()
-        reader.join()
+    with ThreadPoolExecutor(1) as pool:
+        reader = pool.submit(read)
+        try:
+            assert reads.acquire(timeout=PATIENT_S)
+            for _ in range(8):
+                publish(place, new)
+                publish(place, old)
+                assert reads.acquire(timeout=PATIENT_S)
+        finally:
+            over.set()
+        reader.result()
     assert seen <= {old, new}
     assert old in seen
 
@@ -178,12 +183,48 @@ def test_of_two_writers_one_is_left_whole(place: Place) -> None:
         except AssetError as error:  # it saw another's, and would try again
             assert error.transient
 
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        list(pool.map(write, bodies))
+    assert place.outputs.read(NAME) in bodies
+    assert place.names() == ["box/a.txt"], "and nothing of the others"
+
+
+def test_what_has_a_name_already_is_not_written_over(place: Place) -> None:
+    place.put("box/a.txt", b"A person's.")
+    for _ in range(2):
+        with pytest.raises(AssetError, match=r"box/a\.txt is there, .* and stays") as caught:
+            place.outputs.publish(NAME, b"ours", format_name="txt", replace=False)
+        assert (caught.value.kind, caught.value.transient) == (ErrorKind.OUTPUT_EXISTS, False)
+    assert place.outputs.read(NAME) == b"A person's."
+    assert place.names() == ["box/a.txt"], "and nothing of what was to be written"
+    place.remove("box/a.txt")
+    file = place.outputs.publish(NAME, b"ours", format_name="txt", replace=False)
+    assert place.outputs.fault(file) is None
+    publish(place, b"ours again")
+    assert place.outputs.read(NAME) == b"ours again"
+    assert place.names() == ["box/a.txt"]
+
+
+def test_of_several_who_publish_to_a_free_name_one_succeeds(place: Place) -> None:
+    if not place.marks and place.outputs.at_once > 1:
+        pytest.skip("fsspec's memory looks, and then writes")
+    bodies = [bytes([65 + n]) * (100_000 + n) for n in range(4)]
+    done, refused = [], []
+
+    def write(body: bytes) -> None:
+        try:
+            place.outputs.publish(NAME, body, format_name="txt", replace=False)
+            done.append(body)
+        except AssetError as error:
+            refused.append(error.kind)
+
     threads = [threading.Thread(target=write, args=(body,)) for body in bodies]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert place.outputs.read(NAME) in bodies
+    assert done == [place.outputs.read(NAME)]
+    assert refused == [ErrorKind.OUTPUT_EXISTS] * 3
     assert place.names() == ["box/a.txt"], "and nothing of the others"
 
 
@@ -280,6 +321,35 @@ def test_a_publication_is_one_request(s3: S3) -> None:
     publish(place, b"x" * 60_000_000)
     assert s3.counts() == {"PUT": 1}
     assert s3.uploads() == []
+
+
+def test_a_free_name_costs_no_more_requests(s3: S3) -> None:
+    outputs = bucket(s3).outputs
+    assert not outputs.is_seen("box/a.txt")
+    outputs.publish(NAME, b"12345", format_name="txt", replace=False)
+    assert s3.counts() == {"PUT": 1}
+    with pytest.raises(AssetError):
+        outputs.publish(NAME, b"12345", format_name="txt", replace=False)
+    assert s3.counts() == {"PUT": 2}
+
+
+def test_a_service_that_knows_no_conditions_is_published_to_all_the_same(s3: S3) -> None:
+    class Old(S3Proxy):
+        refused = 0
+
+        def answer(self, asked: Asked) -> Answer:
+            if asked.headers.get("If-None-Match"):
+                Old.refused += 1
+                body = b"<Error><Code>NotImplemented</Code><Message>A header</Message></Error>"
+                return Answer(501, [("Content-Type", "application/xml")], body)
+            return super().answer(asked)
+
+    with Old(s3.moto.port) as proxy:
+        outputs = OutputPlace(s3.url("out"), Access(s3_endpoint=proxy.url)).open()
+        for name in ("a.txt", "b.txt"):
+            outputs.publish(PurePosixPath(name), b"12345", format_name="txt", replace=False)
+    assert s3.objects("out/") == {"a.txt": b"12345", "b.txt": b"12345"}
+    assert Old.refused == 1, "it is asked once"
 
 
 def test_what_is_encrypted_by_a_key_of_ones_own_is_looked_at(s3: S3) -> None:

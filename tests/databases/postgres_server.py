@@ -19,7 +19,7 @@ import pytest
 
 PASSWORD = "qF7zvNn2/xJ@k3:Lw"  # every character that a URL has to encode
 USER = "night"
-WAIT_S = 60.0
+WAIT_S = 180.0
 
 
 def binaries() -> Path:
@@ -73,9 +73,12 @@ class Postgres:
         self._folder = folder
         self._bin = binaries()
         self._who = identity()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        # Bound as long as this lives, so that nobody else is given its port while the server is
+        # down; who listens may share it with who does not, where both say so.
+        self._reserved = socket.socket()
+        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._reserved.bind(("127.0.0.1", 0))
+        self.port: int = self._reserved.getsockname()[1]
         shutil.copytree(template, folder / "data")
         (folder / "data").chmod(0o700)
         for path in (folder / "data", *(folder / "data").rglob("*")) if self._who else ():
@@ -99,6 +102,7 @@ class Postgres:
                 [
                     *(str(self._bin / "postgres"), "-D", str(self._folder / "data")),
                     *("-h", "127.0.0.1", "-p", str(self.port), "-k", str(self._folder), "-F"),
+                    *("-c", "autovacuum=off"),  # it would hold locks when it likes
                 ],
                 cwd=self._folder,
                 stdin=subprocess.DEVNULL,
@@ -122,6 +126,11 @@ class Postgres:
             self._process.wait(WAIT_S)
             self._process = None
 
+    def close(self) -> None:
+        """Stop it for good."""
+        self.stop()
+        self._reserved.close()
+
     @contextlib.contextmanager
     def connected(self) -> Iterator[Any]:
         """A connection of the test's own, each statement committed."""
@@ -129,7 +138,7 @@ class Postgres:
 
         connection = psycopg.connect(
             host="127.0.0.1", port=self.port, user=USER, password=PASSWORD, dbname="postgres",
-            autocommit=True, connect_timeout=5,
+            autocommit=True, connect_timeout=60,
         )  # fmt: skip
         try:
             yield connection
@@ -156,7 +165,7 @@ def server(template: Path) -> Iterator[Postgres]:
         try:
             yield running
         finally:
-            running.stop()
+            running.close()
 
 
 @contextlib.contextmanager
@@ -181,6 +190,8 @@ class Muffler:
         self.port: int = self._server.getsockname()[1]
         self.after = b""
         """Once a client has sent this, no word of the server gets through to it."""
+        self.has_swallowed = threading.Event()
+        """That has happened."""
         self._sockets: list[socket.socket] = [self._server]
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -189,6 +200,12 @@ class Muffler:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
             one.close()
+
+    def cut(self) -> None:
+        """Break the connections that there are."""
+        for one in self._sockets[1:]:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -209,6 +226,7 @@ class Muffler:
             while piece := source.recv(65536):
                 if asks and self.after and self.after in piece:
                     silent.set()
+                    self.has_swallowed.set()
                 if asks or not silent.is_set():
                     target.sendall(piece)
         with contextlib.suppress(OSError):

@@ -352,10 +352,10 @@ def test_a_server_that_falls_silent_is_given_up(
     filled(postgres, [("u-1", "a.wav")])
     silent = SqliteFile(Path("x"))
     silent.url = lambda: postgres.url(port=line.port)  # type: ignore[method-assign]
-    asked = ("--table", "assets", "--map", "id=uuid,uri=s3_key", "--timeout", "1s")
+    asked = ("--table", "assets", "--map", "id=uuid,uri=s3_key")
     line.after = b"FETCH"
-    assert export(silent, *asked) == (5, [])
-    assert "has not answered for 4 s" in capsys.readouterr().err
+    assert export(silent, *asked, "--timeout", "2s") == (5, [])
+    assert "has not answered for 5 s" in capsys.readouterr().err
     line.after = b""
     assert export(silent, *asked)[0] == 0
 
@@ -377,14 +377,15 @@ def test_a_database_of_bytes_has_texts_all_the_same(
 
 
 PEAK = """
-import resource, sys
+import pathlib, re, sys
 from audio_batch.cli import run_app
 code = run_app(sys.argv[1:])
-print(code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+# Not getrusage: a process begins there with the peak of the one that has begun it.
+print(code, re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text())[1])
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no getrusage")
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs /proc")
 def test_many_rows_take_no_more_memory_than_few(backend: Backend, tmp_path: Path) -> None:
     """A row is half a kilobyte, in Python more: 100,000 of them at once are 120 MB."""
     rows = "SELECT n AS id, repeat('x', 500) || n AS uri FROM generate_series(1, :n::int) AS n"
@@ -406,7 +407,7 @@ def test_many_rows_take_no_more_memory_than_few(backend: Backend, tmp_path: Path
             env=environment(**backend.environment),
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
             check=True,
         )
         code, peak = map(int, done.stdout.split())
@@ -414,4 +415,5 @@ def test_many_rows_take_no_more_memory_than_few(backend: Backend, tmp_path: Path
         peak_kib.append(peak)
         with out.open("rb") as file:
             assert sum(1 for _ in file) == count
+    print(peak_kib)
     assert peak_kib[1] - peak_kib[0] < 40 * 1024, peak_kib

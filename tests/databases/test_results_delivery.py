@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from backends import SqliteFile
-from postgres_server import Postgres
+from postgres_server import Muffler, Postgres
 
 from audio_batch.databases import delivery
 from audio_batch.databases.delivery import AT_ONCE, Delivery
@@ -16,7 +17,7 @@ from audio_batch.databases.results_table import DEFAULT_TABLE
 from audio_batch.journal import Journal
 from audio_batch.outcome import Outcome, State
 
-WAIT_S = 60.0
+WAIT_S = 120.0
 Deliver = Callable[..., Delivery]
 
 
@@ -109,6 +110,31 @@ def test_a_table_that_somebody_locks_holds_up_nobody(
         assert any("has not answered yet" in text for text in said)
         other.rollback()
     assert due.finish() == 0
+
+
+def test_an_attempt_that_was_under_way_at_the_end_has_not_the_last_word(
+    postgres: Postgres, line: Muffler, journal: Journal, deliver: Deliver, said: list[str]
+) -> None:
+    """It meets a line that breaks; the one that is made because the run ends, a whole one."""
+    due = deliver(postgres.url(port=line.port))
+    line.after = b"COMMIT"
+    end(journal, "a", State.DONE)
+    due.pump()
+    assert line.has_swallowed.wait(WAIT_S)
+    line.after = b""
+    sink = due._sink
+    assert sink is not None
+
+    def break_it() -> None:
+        assert sink._hurried.wait(WAIT_S)  # the run has come to its end
+        line.cut()
+
+    with ThreadPoolExecutor(1) as pool:
+        broken = pool.submit(break_it)
+        assert due.finish() == 0
+        broken.result()
+    assert sum("Results wait in the journal" in text for text in said) == 1
+    assert postgres.ask(f"SELECT asset_id FROM {DEFAULT_TABLE}") == [("a",)]
 
 
 def test_a_connection_that_was_cut_in_between_is_made_again(

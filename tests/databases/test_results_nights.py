@@ -7,11 +7,13 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 from backends import NEW_ONLY, Backend, SqliteFile, filled
+from faulty_engine import install
 from postgres_server import PASSWORD, Postgres
 from program import Answer, command, environment, write_tone
 
@@ -20,8 +22,11 @@ from audio_batch.databases.results_table import DEFAULT_TABLE
 from audio_batch.errors import ExitCode
 
 Cli = Callable[..., Answer]
-NULL = ("--engine", "null", "--device", "cpu", "-f", "json", "--no-align", "--no-diarize")
-WAIT_S = 60.0
+WORDS_ALONE = ("--device", "cpu", "-f", "json", "--no-align", "--no-diarize")
+NULL = ("--engine", "null", *WORDS_ALONE)
+HELD = ("--engine", "faulty", *WORDS_ALONE, "--order", "manifest")
+"""Recordings that wait until they are told to go on, or hang; see `faulty_engine`."""
+WAIT_S = 180.0
 
 
 @pytest.fixture
@@ -49,9 +54,12 @@ def states(backend: Backend) -> dict[str, str]:
 
 
 def due(out: Path) -> int:
-    with sqlite3.connect(out / ".audio-batch" / "journal.sqlite3") as journal:
-        (count,) = journal.execute("SELECT count(*) FROM outbox").fetchone()
-    return int(count)
+    return counted(out, "outbox")
+
+
+def counted(out: Path, rows: str) -> int:
+    with closing(sqlite3.connect(out / ".audio-batch" / "journal.sqlite3")) as journal:
+        return int(journal.execute(f"SELECT count(*) FROM {rows}").fetchone()[0])
 
 
 def uuid(number: int) -> str:
@@ -70,7 +78,7 @@ def manifest_of(folder: Path, count: int) -> set[str]:
     """A manifest of recordings, without a database; the ids."""
     lines = []
     for number in range(count):
-        write_tone(folder / "in" / f"{number}.wav", 0.2)
+        write_tone(folder / "in" / f"{number}.wav", 0.5 + number / 1000)
         lines.append(json.dumps({"id": uuid(number), "path": f"in/{number}.wav"}))
     (folder / "m.jsonl").write_text("\n".join(lines), encoding="utf-8")
     return {uuid(number) for number in range(count)}
@@ -163,12 +171,18 @@ def test_a_database_that_is_down_costs_nothing_but_its_rows(
     assert due(tmp_path / "out") == 0
 
 
-def start(folder: Path, backend: Backend, *more: str) -> subprocess.Popen[bytes]:
+def engine(folder: Path, faults: dict[str, object]) -> dict[str, str]:
+    """The environment of a run with `HELD`."""
+    return {**install(folder / "plugin"), "FAULTY_ENGINE": json.dumps(faults)}
+
+
+def start(folder: Path, backend: Backend, faults: dict[str, object]) -> subprocess.Popen[bytes]:
+    """Such a run, one recording after the other."""
     with (folder / "stderr").open("ab") as err:
         return subprocess.Popen(
-            command("run", "m.jsonl", "-o", "out", *NULL, *more, "--results-db", backend.url()),
+            command("run", "m.jsonl", "-o", "out", *HELD, "-t", 1, "--results-db", backend.url()),
             cwd=folder,
-            env=environment(**backend.environment),
+            env=environment(**backend.environment, **engine(folder, faults)),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=err,
@@ -194,58 +208,73 @@ def arrived(backend: Backend, count: int) -> Callable[[], bool]:
     return holds
 
 
-def published(out: Path, count: int) -> Callable[[], bool]:
-    return lambda: len(list(out.glob("*.json"))) >= count
-
-
 def test_a_database_may_go_and_come_back_during_the_night(
     postgres: Postgres, tmp_path: Path
 ) -> None:
-    ids = manifest_of(tmp_path, 16)
-    process = start(tmp_path, postgres, "--model", "null:200", "--threads", "1")
+    ids = manifest_of(tmp_path, 24)
+    gone, back = tmp_path / "gone", tmp_path / "back"
+    # Results are handed over when something else is told: so recordings come and go meanwhile.
+    faults = {"delay_ms": 80, "wait": [8], "gate": str(gone), "hold": [22], "until": str(back)}
+    process = start(tmp_path, postgres, faults)
     stopped = False
     try:
-        until(arrived(postgres, 3), "the first result")
+        until(arrived(postgres, 1), "the first result")
         postgres.stop()
         stopped = True
-        so_far = len(list((tmp_path / "out").glob("*.json")))
-        until(published(tmp_path / "out", so_far + 3), "more work without the database")
+        gone.touch()
+        until(published(tmp_path / "out", 22), "more work without the database")
         postgres.start()
         stopped = False
-        assert process.wait(WAIT_S) == 0, (tmp_path / "stderr").read_text(encoding="utf-8")
+        back.touch()
+        assert process.wait(WAIT_S) == 0, said(tmp_path)
     finally:
         process.kill()
         process.wait()
         if stopped:
             postgres.start()
-    said = (tmp_path / "stderr").read_text(encoding="utf-8")
-    assert said.count("Results wait in the journal") >= 1
-    assert "Traceback" not in said
+    assert "Results wait in the journal" in said(tmp_path)
+    assert "Traceback" not in said(tmp_path)
     assert states(postgres) == dict.fromkeys(ids, "done")
     assert due(tmp_path / "out") == 0
+
+
+def said(folder: Path) -> str:
+    return (folder / "stderr").read_text(encoding="utf-8")
 
 
 def test_killed_before_delivery_nothing_is_lost(
     postgres: Postgres, cli: Cli, tmp_path: Path
 ) -> None:
     """The database is down, so that every outcome is in the journal alone when the kill comes."""
-    ids = manifest_of(tmp_path, 12)
+    ids = manifest_of(tmp_path, 7)
     postgres.stop()
     try:
-        process = start(tmp_path, postgres, "--model", "null:100", "--threads", "2")
+        process = start(tmp_path, postgres, {"hang": [4]})
         until(published(tmp_path / "out", 4), "the first outputs")
+        until(lambda: due(tmp_path / "out") == 4, "their rows in the journal")
         process.kill()
         process.wait()
     finally:
         postgres.start()
-    assert 0 < due(tmp_path / "out") < 12
-    answer = cli(
-        *("run", "m.jsonl", "-o", "out", *NULL, "--model", "null", "--results-db", postgres.url()),
-        env=postgres.environment,
-    )
+    assert due(tmp_path / "out") == 4
+    gone_on_with(postgres, cli, tmp_path, ids)
+
+
+def published(out: Path, count: int) -> Callable[[], bool]:
+    return lambda: len(list(out.glob("*-*.json"))) >= count
+
+
+def gone_on_with(backend: Backend, cli: Cli, folder: Path, ids: set[str]) -> None:
+    """Another run does what is left, and tells the database of all."""
+    done_before = counted(folder / "out", "assets WHERE state = 'done'")
+    assert done_before >= 3
+    asked = ("run", "m.jsonl", "-o", "out", *HELD, "--results-db", backend.url())
+    answer = cli(*asked, env={**backend.environment, **engine(folder, {})})
     assert answer.code == 0, answer.err
-    assert states(postgres) == dict.fromkeys(ids, "done")
-    assert due(tmp_path / "out") == 0
+    summary = json.loads((folder / "out" / "summary.json").read_text(encoding="utf-8"))
+    assert summary["done_before"] == done_before
+    assert states(backend) == dict.fromkeys(ids, "done")
+    assert due(folder / "out") == 0
 
 
 @pytest.mark.parametrize(
@@ -254,19 +283,13 @@ def test_killed_before_delivery_nothing_is_lost(
 def test_killed_while_delivering_nothing_is_lost_or_doubled(
     backend: Backend, cli: Cli, tmp_path: Path
 ) -> None:
-    ids = manifest_of(tmp_path, 16)
-    process = start(tmp_path, backend, "--model", "null:80", "--threads", "2")
-    until(arrived(backend, 3), "the third result")
+    ids = manifest_of(tmp_path, 14)
+    process = start(tmp_path, backend, {"delay_ms": 80, "hang": [12]})
+    until(arrived(backend, 3), "the first results")
     process.kill()
     process.wait()
-    answer = cli(
-        *("run", "m.jsonl", "-o", "out", *NULL, "--model", "null:80", "--threads", "2"),
-        *("--results-db", backend.url()),
-        env=backend.environment,
-    )
-    assert answer.code == 0, answer.err
-    assert states(backend) == dict.fromkeys(ids, "done")
-    assert due(tmp_path / "out") == 0
+    assert set(states(backend).values()) == {"done"}
+    gone_on_with(backend, cli, tmp_path, ids)
 
 
 def test_a_password_is_written_nowhere(postgres: Postgres, cli: Cli, tmp_path: Path) -> None:

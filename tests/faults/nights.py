@@ -102,7 +102,7 @@ def lives(process: psutil.Process) -> bool:
 
 def assert_gone(processes: list[psutil.Process]) -> None:
     """Nothing that a killed run began outlives it."""
-    deadline_s = time.monotonic() + 20
+    deadline_s = time.monotonic() + _PATIENCE_S
     while alive := [process for process in processes if lives(process)]:
         assert time.monotonic() < deadline_s, alive
         time.sleep(0.05)

@@ -2,8 +2,8 @@
  * shim_arm() reads again:
  *
  *   SHIM_BELOW   only paths that contain this are touched or logged
- *   SHIM_LOG     file that gets a line a call: operation, path, and the new path of a rename
- *   SHIM_OP      open write fsync syncdir rename unlink mkdir, or any
+ *   SHIM_LOG     file that gets a line a call: operation, path, and the new path of a rename or link
+ *   SHIM_OP      open write fsync syncdir rename link unlink mkdir, or any
  *   SHIM_NAME    only paths that contain this too
  *   SHIM_NTH     the n-th such call, from 1
  *   SHIM_REPEAT  if set, all later ones too
@@ -137,6 +137,12 @@ FSYNC(fdatasync)
 int rename(const char *from, const char *to) {
     REAL(int, "rename", const char *, const char *);
     enum effect d = decide("rename", from, to);
+    GIVE(int, d, real(from, to))
+}
+
+int link(const char *from, const char *to) {
+    REAL(int, "link", const char *, const char *);
+    enum effect d = decide("link", from, to);
     GIVE(int, d, real(from, to))
 }
 

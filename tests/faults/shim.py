@@ -45,7 +45,8 @@ def build(folder: Path) -> Path:
 def memory_folder() -> Iterator[Path]:
     """A folder whose fsync costs nothing: what a power failure would take is not tried here."""
     memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as name:
+    roomy = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2 << 30
+    with tempfile.TemporaryDirectory(dir=memory if roomy else None) as name:
         yield Path(name)
 
 

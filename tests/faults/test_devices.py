@@ -38,6 +38,13 @@ def night(
     return answer
 
 
+def begins(folder: Path, wait: dict[str, tuple[str, int]], **faults: Any) -> dict[str, Any]:
+    """Faults; and what a device does waits until another one has begun so many recordings."""
+    told = str(folder / "begun")
+    waits = {device: [told, f"{other} begins", count] for device, (other, count) in wait.items()}
+    return {"begins": told, "waits": waits, **faults}
+
+
 def devices_of_done(folder: Path) -> Counter[str]:
     journal = Journal(folder / "out/.audio-batch/journal.sqlite3", read_only=True)
     entries = list(journal.entries())
@@ -53,7 +60,9 @@ def summary(folder: Path) -> dict[str, Any]:
 
 def test_a_device_that_dies_half_way_costs_no_asset(stub_dir: Path, tmp_path: Path) -> None:
     write_manifest(tmp_path, 24)
-    faults = {"delay_ms": 150, "dies_after": {"cuda:1": 3}}
+    # The others leave it enough to die of, and the end of it to see.
+    wait = {"cuda:0": ("cuda:1", 4), "cuda:2": ("cuda:1", 4)}
+    faults = begins(tmp_path, wait, delay_ms=20, dies_after={"cuda:1": 3})
     # It survives three recordings each time it is begun: deaths in a row need one to be enough.
     answer = night(tmp_path, stub_dir, 3, faults, "--max-restarts", "1")
     assert answer.code == 0, answer.err
@@ -89,9 +98,15 @@ def test_a_lost_cuda_context_comes_back_with_a_new_process(stub_dir: Path, tmp_p
 
 def test_a_device_that_cannot_load_is_left_out(stub_dir: Path, tmp_path: Path) -> None:
     write_manifest(tmp_path, 6)
-    # Slow enough that the others have tried to load before all is done.
-    faults = {"cannot_load": ["cuda:0"], "abort_loading": ["cuda:2"], "delay_ms": 1500}
-    answer = night(tmp_path, stub_dir, 3, faults, "--max-restarts", "1")
+    # It goes on when the others are known to be none.
+    log = tmp_path / "night.log"
+    faults = {
+        "cannot_load": ["cuda:0"],
+        "abort_loading": ["cuda:2"],
+        "waits": {"cuda:1": [str(log), "is taken out", 2]},
+    }
+    more = ("--max-restarts", "1", "--log-file", log)
+    answer = night(tmp_path, stub_dir, 3, faults, *more)
     assert answer.code == 0, answer.err
     assert devices_of_done(tmp_path) == {"cuda:1": 6}
     assert set(summary(tmp_path)["devices_out"]) == {"cuda:0", "cuda:2"}
@@ -120,7 +135,8 @@ def test_the_last_device_is_not_given_up_for_what_assets_do(stub_dir: Path, tmp_
 
 def test_a_suspect_is_tried_elsewhere(stub_dir: Path, tmp_path: Path) -> None:
     write_manifest(tmp_path, 8)
-    answer = night(tmp_path, stub_dir, 2, {"abort": [2], "delay_ms": 50})
+    wait = {"cuda:0": ("cuda:1", 1), "cuda:1": ("cuda:0", 1)}
+    answer = night(tmp_path, stub_dir, 2, begins(tmp_path, wait, abort=[2]))
     assert answer.code == 3, answer.err
     db = sqlite3.connect(tmp_path / "out/.audio-batch/journal.sqlite3")
     rows = db.execute("SELECT device FROM attempts WHERE asset_id = 'tone-002'").fetchall()

@@ -99,7 +99,7 @@ def call_fails_at(place: Path, disk: Disk, op: str, nth: int) -> None:
     recovers(place, disk, out)
 
 
-OTHER_CALLS = ("open", "fsync", "syncdir", "rename", "unlink", "mkdir")
+OTHER_CALLS = ("open", "fsync", "syncdir", "rename", "link", "unlink", "mkdir")
 
 
 def test_any_other_call_that_fails_is_no_lie_either(place: Path, disk: Disk) -> None:
@@ -143,7 +143,7 @@ def test_a_disk_may_fill_up_at_any_write(place: Path, disk: Disk) -> None:
 
 
 STEPS = {
-    *((op, "-tmp-") for op in ("open", "write", "fsync", "rename")),
+    *((op, "-tmp-") for op in ("open", "write", "fsync", "rename", "link", "unlink")),
     ("syncdir", "folder"),
     *((op, "sqlite3-journal") for op in ("open", "write", "fsync", "unlink")),
     *((op, "sqlite3") for op in ("write", "fsync")),
@@ -175,7 +175,9 @@ def test_a_death_at_each_kind_of_step_recovers(place: Path, disk: Disk) -> None:
     middle = {step: n for step, n in middle.items() if step in STEPS}
     assert set(middle) == STEPS
     # The next call is what happens right after this one.
-    after = {nth + 1 for (op, _), nth in middle.items() if op in ("rename", "syncdir", "unlink")}
+    after = {
+        n + 1 for (op, _), n in middle.items() if op in ("rename", "link", "syncdir", "unlink")
+    }
     for nth in sorted({*middle.values(), *after}):
         dies_at(place, disk, below, nth, "before")
 
@@ -194,7 +196,7 @@ def commits(log: list[Call]) -> list[int]:
 
 
 def test_what_is_journalled_is_on_the_disk(place: Path, disk: Disk) -> None:
-    """write < fsync < rename < fsync of the folder < commit, for every file that is published."""
+    """write < fsync < link < fsync of the folder < commit, for every file that is published."""
     manifest = json.loads((place / "manifest.json").read_text())
     for number, asset in enumerate(manifest["assets"]):
         asset["name"] = f"name-{number}"
@@ -210,8 +212,8 @@ def test_what_is_journalled_is_on_the_disk(place: Path, disk: Disk) -> None:
         assert entry.outputs[-1].format == "json", "it vouches for the others"
         for output in entry.outputs:
             target = str(place / "out" / output.path)
-            (renamed,) = [n for n, call in enumerate(done) if call.to == target]
-            temporary = done[renamed].path
+            (named,) = [n for n, call in enumerate(done) if call.to == target]
+            temporary = done[named].path
             written = [
                 n for n, call in enumerate(done) if (call.op, call.path) == ("write", temporary)
             ]
@@ -221,9 +223,9 @@ def test_what_is_journalled_is_on_the_disk(place: Path, disk: Disk) -> None:
             folder = next(
                 n
                 for n, call in enumerate(done)
-                if n > renamed and (call.op, call.path) == ("syncdir", str(Path(target).parent))
+                if n > named and (call.op, call.path) == ("syncdir", str(Path(target).parent))
             )
-            assert max(written) < synced < renamed < folder
+            assert max(written) < synced < named < folder
             assert min(written) > max(steps, default=0)
             steps += [min(written), folder]
             published += 1

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from program import command, environment, write_manifest
+from program import command, environment, write_manifest, write_tone
 from shim import Disk, memory_folder
 
 posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -130,7 +130,10 @@ def test_sixteen_readers_never_meet_a_locked_journal(
     tmp_path: Path, children: list[subprocess.Popen[str]]
 ) -> None:
     """Each looks four times, while a run commits as fast as it can."""
-    write_manifest(tmp_path, 800, duration_s=0.01)
+    write_tone(tmp_path / "tone.wav", 0.01)
+    # More than is done while the readers look, however slow they are.
+    assets = [{"id": f"asset-{number:05d}", "path": "tone.wav"} for number in range(20_000)]
+    (tmp_path / "manifest.json").write_text(json.dumps(assets))
     night = ("run", "manifest.json", "--engine", "null", "--model", "null:20", "-o", "out")
     log = tmp_path / "log"
     with log.open("w") as said:

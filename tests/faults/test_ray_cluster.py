@@ -30,7 +30,7 @@ pytest.importorskip("ray", reason="Ray is not installed (audio-batch[ray])")
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes as Linux has them")
 
-COUNT = 10
+COUNT = 16
 
 
 _NODE = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_log_monitor": False}
@@ -65,6 +65,17 @@ class Nodes:
         """Take the second node away, as a preemption does."""
         self.cluster.remove_node(self.second, allow_graceful=False)
         self.second = None
+
+    def of_each(self) -> list[list[psutil.Process]]:
+        """The actors of the first node and of the second that have begun a device's process."""
+        (second,) = self.second.all_processes["raylet"]
+        found: list[list[psutil.Process]] = [[], []]
+        for worker in self.workers():
+            with suppress(psutil.Error):
+                above = {parent.pid for parent in worker.parents()}
+                if worker.children():
+                    found[second.process.pid in above].append(worker)
+        return found
 
     def asked_for(self) -> list[dict[str, float]]:
         """What the autoscaler is asked for."""
@@ -207,14 +218,16 @@ def a_node_goes_another_comes_and_a_worker_is_killed(nodes: Nodes, tmp_path: Pat
         def seen(what: str) -> None:
             assert wait_until(lambda: what in log.read_text(), process, log=log), log.read_text()
 
+        assert wait_until(lambda: all(nodes.of_each()), process, log=log), log.read_text()
         assert wait_until(lambda: len(done_stamps(out)) >= 2, process, log=log), log.read_text()
         asked = nodes.asked_for()
-        nodes.remove()
-        (stays,) = nodes.workers()
+        (stays,), leaves = nodes.of_each()
         # It does nothing until the end: what is left is there for the one that comes.
         stopped = stays.children(recursive=True)
         for child in stopped:
             child.suspend()
+        nodes.remove()
+        assert_gone(leaves)
         nodes.both()
         seen("joins the run")
         newcomer = re.findall(r"(ray:\S+) \(.*\) joins the run", log.read_text())[0]

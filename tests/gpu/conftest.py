@@ -27,7 +27,7 @@ def drive() -> Callable[..., dict[str, Any]]:
             env={**environ, "PYTHONPATH": python_path},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
             check=False,
         )
         assert done.returncode == 0, done.stderr

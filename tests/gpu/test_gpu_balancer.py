@@ -71,9 +71,12 @@ def test_sixteen_threads_never_exceed_a_cap_and_lose_nothing() -> None:
             if place in running or not 0 <= lease.slot < limits[lease.device.id]:
                 problems.append(f"{number} on {place}")
             running.add(place)
+            first = len(seen) < sum(limits.values())
             here = sum(1 for device_id, _ in running if device_id == lease.device.id)
             peaks[lease.device.id] = max(peaks[lease.device.id], here)
             seen.append(number)
+        if first:
+            full.wait(SOON_S)
         pause.wait(dice.random() / 500)
         with lock:
             running.discard(place)
@@ -81,11 +84,11 @@ def test_sixteen_threads_never_exceed_a_cap_and_lose_nothing() -> None:
         if dice.random() < 0.2:
             lease.release()
 
-    pause = threading.Event()
+    pause, full = threading.Event(), threading.Barrier(sum(limits.values()))
     with sampled(*readings, interval_s=0.001) as sampler:
         balancer = Balancer(devices, limits, sampler)
         with ThreadPoolExecutor(16) as pool:
-            list(pool.map(work, range(500), timeout=SOON_S))
+            list(pool.map(work, range(500), timeout=2 * SOON_S))
     assert problems == []
     assert sorted(seen) == list(range(500))
     assert peaks == limits  # never more, and no slot left unused

@@ -29,7 +29,7 @@ def say(text: str) -> str:
 
 def test_reads_what_the_command_prints(smi: Smi) -> None:
     smi(say(f"{ROW_A}\n{ROW_B}"))
-    first, second = NvidiaSmiProbe().snapshots()
+    first, second = NvidiaSmiProbe(timeout_s=60).snapshots()
     assert (first.uuid, first.index, first.pci_bus_id) == (A, 0, "00000000:01:00.0")
     assert (first.total_bytes, first.free_bytes) == (24576 * MIB, 20000 * MIB)
     assert (first.utilization_pct, first.compute_capability) == (45.0, (8, 6))
@@ -39,7 +39,7 @@ def test_reads_what_the_command_prints(smi: Smi) -> None:
 
 def test_asks_by_an_argument_list(smi: Smi, tmp_path: Path) -> None:
     smi(f'printf "%s\\n" "$@" > "{tmp_path}/arguments"\n{say(ROW_A)}')
-    NvidiaSmiProbe().snapshots()
+    NvidiaSmiProbe(timeout_s=60).snapshots()
     query, form = (tmp_path / "arguments").read_text().splitlines()
     assert query.startswith("--query-gpu=") and "uuid" in query
     assert form == "--format=csv,noheader,nounits"
@@ -54,7 +54,7 @@ def test_an_old_driver_is_asked_again_without_the_field_it_refuses(
         "  echo 'Field \"compute_cap\" is not a valid field to query.'; exit 2;;\n"
         f"esac\n{say(ROW_A.partition(', ')[2])}"
     )
-    probe = NvidiaSmiProbe()
+    probe = NvidiaSmiProbe(timeout_s=60)
     for _ in range(2):
         (found,) = probe.snapshots()
         assert (found.uuid, found.compute_capability) == (A, None)
@@ -76,7 +76,7 @@ def test_an_old_driver_is_asked_again_without_the_field_it_refuses(
 def test_what_is_no_answer_is_a_probe_error(smi: Smi, body: str, reason: str) -> None:
     smi(body)
     with pytest.raises(ProbeError) as caught:
-        NvidiaSmiProbe().snapshots()
+        NvidiaSmiProbe(timeout_s=60).snapshots()
     assert reason in str(caught.value)
     assert str(caught.value).isprintable()
 
@@ -89,7 +89,7 @@ def test_a_command_that_hangs_is_given_up(smi: Smi) -> None:
 
 def test_a_command_that_vanishes_or_cannot_run_is_a_probe_error(smi: Smi) -> None:
     script = smi(say(ROW_A))
-    probe = NvidiaSmiProbe()
+    probe = NvidiaSmiProbe(timeout_s=60)
     script.unlink()
     with pytest.raises(ProbeError, match="No such file"):
         probe.snapshots()

@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+import faulty_engine
 import pytest
 import stub_nvml
 from attempt_rows import count_attempts
@@ -18,17 +19,23 @@ from audio_batch.journal import Journal
 STATUS = re.compile(r"GPU (\d+): (\d+)/(\d+) tasks")
 
 
-def run(folder: Path, stub: dict[str, str], *arguments: object) -> Answer:
+def run(
+    folder: Path, stub: dict[str, str], *arguments: object, engine: str = "null", **more: str
+) -> Answer:
     keys = ("LD_LIBRARY_PATH", "STUB_NVML", "STUB_CUDA", "CUDA_VISIBLE_DEVICES")
     given = {key: value for key, value in stub.items() if key.startswith(keys) or "STUB" in key}
-    night = ("run", "manifest.json", "--engine", "null", "-o", "out", *arguments)
-    return completed(night, folder, environment(**given))
+    night = ("run", "manifest.json", "--engine", engine, "-o", "out", *arguments)
+    cache = str(folder / "cache")  # what other tests have learnt of these GPUs decides nothing
+    return completed(night, folder, environment(AUDIO_BATCH_CACHE_DIR=cache, **given, **more))
 
 
 def test_sixteen_threads_over_three_unequal_gpus_keep_their_caps(
     stub_dir: Path, tmp_path: Path
 ) -> None:
-    write_manifest(tmp_path, 90, duration_s=0.1)
+    """None of them is done before all of the slots have one: a device may be late to load."""
+    write_manifest(tmp_path, 90)
+    (tmp_path / "marks").mkdir()
+    faults = {"meet": list(range(90)), "meets": 6, "marks": str(tmp_path / "marks")}
     gpus = [
         stub_nvml.gpu(0, utilization_pct=10),
         stub_nvml.gpu(1, name="NVIDIA GeForce GTX 1660", free_bytes=5 << 30),
@@ -37,7 +44,10 @@ def test_sixteen_threads_over_three_unequal_gpus_keep_their_caps(
     done = run(
         tmp_path,
         stub_nvml.environment(stub_dir, gpus),
-        *("-t", "16", "--max-per-gpu", "3,2,1", "--model", "null:60", "-v"),
+        *("-t", "16", "--max-per-gpu", "3,2,1", "-v"),
+        engine="faulty",
+        **faulty_engine.install(tmp_path / "plugin"),
+        FAULTY_ENGINE=json.dumps({**faults, "delay_ms": 40}),
     )
     assert done.code == 0, done.err
     seen = [
@@ -86,7 +96,7 @@ def test_a_speech_engine_on_a_simulated_gpu_names_the_device_and_touches_nothing
     """There is no CUDA behind the stub: every device fails to load, which is exit 5."""
     write_manifest(tmp_path, 2)
     stub = stub_nvml.environment(stub_dir, [stub_nvml.gpu(0)])
-    done = run(tmp_path, stub, "--engine", "faster-whisper", "--model", "demo")
+    done = run(tmp_path, stub, "--model", "demo", engine="faster-whisper")
     assert done.code == 5, done.err
     assert "No device can run the model" in done.err
     assert count_attempts(tmp_path / "out/.audio-batch/journal.sqlite3") == 0

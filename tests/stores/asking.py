@@ -54,7 +54,7 @@ def check(
         stdin=stdin,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     if leader >= 0:

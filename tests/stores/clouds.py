@@ -135,6 +135,15 @@ class Cloud:
         """Close the proxy."""
         self.proxy.stop()
 
+    def go(self) -> None:
+        """Be gone: connections are refused."""
+        self.proxy.stop()
+
+    def come_back(self) -> None:
+        """Be there again, under the same address."""
+        self.proxy = type(self.proxy)(self._port, self.proxy.port)
+        self.proxy.start()
+
     @property
     def environment(self) -> dict[str, str]:
         """What the program needs to get in."""
@@ -284,10 +293,22 @@ class GoogleProxy(S3Proxy):
 
     page = 1000
 
+    def __init__(self, upstream_port: int, port: int = 0) -> None:
+        super().__init__(upstream_port, port)
+        self._uploads = threading.Lock()
+
     def answer(self, asked: Asked) -> Answer:
-        """404 where a generation is not there any more; listings in pages, from `startOffset`."""
+        """404 where a generation is not there any more; listings in pages, from `startOffset`.
+
+        412 for what is to be uploaded as generation 0, and is there.
+        """
         if self.kind(asked) == "LIST":
             return self._page(asked)
+        if asked.query.get("ifGenerationMatch") == ["0"]:
+            with self._uploads:
+                if self._is_there(asked):
+                    return self.refusal(asked, Rule("error", status=412))
+                return super().answer(asked)
         wanted = asked.query.get("generation")
         if wanted and self.kind(asked) == "GET":
             look = asked.path.removeprefix("/download")
@@ -296,6 +317,14 @@ class GoogleProxy(S3Proxy):
             if found.status != 200 or [json.loads(found.body)["generation"]] != wanted:
                 return self.refusal(asked, Rule("error", status=404))
         return super().answer(asked)
+
+    def _is_there(self, asked: Asked) -> bool:
+        told = re.search(rb'"name": ("(?:[^"\\]|\\.)*")', asked.body)
+        assert told is not None
+        name = quote(json.loads(told[1]), safe="")
+        target = asked.path.removeprefix("/upload") + f"/{name}"
+        look = dataclasses.replace(asked, method="GET", target=target, body=b"")
+        return super().answer(look).status == 200
 
     def _page(self, asked: Asked) -> Answer:
         found = super().answer(asked)
@@ -326,7 +355,11 @@ class GoogleProxy(S3Proxy):
         """As Google says it."""
         del asked
         status = rule.status or 503
-        words = {401: "Invalid Credentials", 403: "it does not have storage.objects.get access"}
+        words = {
+            401: "Invalid Credentials",
+            403: "it does not have storage.objects.get access",
+            412: "At least one of the pre-conditions you specified did not hold.",
+        }
         error = {"code": status, "message": words.get(status, "out of order"), "errors": []}
         headers = [("Content-Type", "application/json")]
         return Answer(status, headers, json.dumps({"error": error}).encode())

@@ -33,7 +33,10 @@ class MotoServer:
             env={**os.environ, "MOTO_IAM_LOAD_MANAGED_POLICIES": "false"},
         )
         assert self._process.stdout is not None
-        self.port = int(self._process.stdout.readline())
+        told = self._process.stdout.readline()
+        if not told:
+            raise RuntimeError(f"moto has ended before it listened: exit {self._process.wait()}")
+        self.port = int(told)
 
     @property
     def url(self) -> str:
@@ -43,7 +46,7 @@ class MotoServer:
     def reset(self) -> None:
         """Forget every bucket."""
         request = urllib.request.Request(f"{self.url}/moto-api/reset", method="POST")
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=240) as answer:
             answer.read()
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from program import command, environment, write_manifest
 
 from audio_batch.journal import Journal
-from stores.faults import Faults
+from stores.faults import Faults, Rule
 from stores.identity_center import Home
 from stores.s3 import S3
 
@@ -235,13 +235,19 @@ def puts_of(s3: S3, prefix: str) -> int:
 def kill_and_finish(place: Place, night: Night, *, kills: int, outputs_each: int = 2) -> None:
     """Kill a night as it goes, evenly over its outputs, then let it come to its end."""
     whole = len(place.assets()) * outputs_each
+    prefix = f"out-{night.folder.name}"
     for number in range(1, kills + 1):
         done = whole * number // (kills + 1)
+        # Those behind get no answer: however late the kill comes, it comes before the end.
+        after = max(0, done - puts_of(place.s3, prefix))
+        place.s3.rule(Rule("hang", kind="PUT", path=f"/{place.s3.bucket}/{prefix}*", after=after))
 
         def enough(done: int = done) -> bool:
-            return puts_of(place.s3, f"out-{night.folder.name}") >= done
+            return puts_of(place.s3, prefix) >= done
 
-        if night.run(until=enough) != -9:
+        killed = night.run(until=enough) == -9
+        place.s3.trouble.rules.clear()
+        if not killed:
             return
     night.finish()
 

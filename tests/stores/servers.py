@@ -21,6 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import TCPServer
 from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -132,6 +133,11 @@ class _Threads(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = True
     request_queue_size = 128
+
+    def server_bind(self) -> None:
+        """As of any server; HTTP's would ask a name server for the name of the address."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = "127.0.0.1", self.server_address[1]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that goes away is no news."""

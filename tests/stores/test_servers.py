@@ -22,7 +22,7 @@ def through(s3: S3, **more: Any) -> Any:
     from botocore.config import Config
 
     retries = {"total_max_attempts": 1}
-    config = Config(retries=retries, s3={"addressing_style": "path"}, read_timeout=10)
+    config = Config(retries=retries, s3={"addressing_style": "path"}, read_timeout=60)
     session = botocore.session.Session()
     return session.create_client("s3", endpoint_url=s3.endpoint, config=config, **more)
 
@@ -134,7 +134,7 @@ def test_sts_goes_to_the_same_service(s3: S3) -> None:
 
 def fetch(url: str, **headers: str) -> tuple[int, bytes, http.client.HTTPMessage]:
     request = urllib.request.Request(url, headers=headers)
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         return answer.status, answer.read(), answer.headers
 
 
@@ -160,5 +160,5 @@ def test_files_ranges_and_redirects(web: WebServer) -> None:
 
 def test_a_body_without_end_ends_with_its_reader(web: WebServer) -> None:
     web.answers["/endless"] = Answer(200, [], endless())
-    with urllib.request.urlopen(f"{web.url}/endless", timeout=10) as answer:
+    with urllib.request.urlopen(f"{web.url}/endless", timeout=60) as answer:
         assert len(answer.read(1_000_000)) == 1_000_000

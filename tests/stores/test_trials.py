@@ -26,7 +26,7 @@ def test_a_night_in_s3_that_everything_befalls(
     report = trials.befallen(s3, tmp_path, assets=assets, kills=kills)
     print(report.tell())
     assert report.wrong == []
-    met = report.faults.keys()
+    met = report.faults.keys() - {"hang"}  # what a kill is waited for in
     assert "expired" in met and len(met) >= (6 if assets > 100 else 3), met
     clean = report.requests["undisturbed"]
     assert clean["GET"] == assets
