@@ -152,6 +152,8 @@ class Crew:
         if generation != self._generation[device]:
             return  # it has been begun anew since
         self._loading_since_s.pop(device, None)
+        # Late, but there: begun anew now, it would take with it what it is given to do.
+        self._due_s.pop(device, None)
         self._loaded_once.add(device)
         self._warn(warnings)
         self._balancer.resume(device)

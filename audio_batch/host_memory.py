@@ -42,8 +42,8 @@ DEFAULT_FLOOR_BYTES = 10**9
 UNKNOWN_DURATION_S = 3600.0
 """A recording of unknown length is taken for an hour."""
 
-_SAMPLES_BYTES = 2 * 64_000
-"""A second of sound: 16,000 floats, there twice while the last block is joined on."""
+_SAMPLES_BYTES = 64_000
+"""A second of sound: 16,000 floats."""
 
 _FEATURES_BYTES = 900_000
 """A second of sound while its spectrum is taken and speech is looked for (measured: an hour at
@@ -61,8 +61,8 @@ _DIARIZATION_BYTES = 400_000
 _DIARIZED_PART_S = 3600.0
 """Voices are told apart in no longer pieces."""
 
-_BASE_BYTES = 100_000_000
-"""What any task takes: decoder, caches, the transcript."""
+_BASE_BYTES = 200_000_000
+"""What any task takes: decoder, a block of samples that is joined on, caches, the transcript."""
 
 
 _AVAILABLE_FRESH_S = 0.05

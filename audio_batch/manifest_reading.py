@@ -18,15 +18,13 @@ from audio_batch.byte_rates import kind_of
 from audio_batch.manifest_checking import Checker, Located
 from audio_batch.manifest_columns import columns_of
 from audio_batch.manifest_file import JsonLines, ManifestFile, Source, raw_of
-from audio_batch.manifest_index import Index, UniqueIds
+from audio_batch.manifest_index import Index, UniqueIds, folder_of
 from audio_batch.manifest_quick import Quick, Sketch, plain_object
 from audio_batch.manifest_stream import StreamedDocument, raw_within
 from audio_batch.manifest_text import JsonDocument, Raw, is_surely_sound, shown
 
 CHUNK = 4096
 """Entries whose files are looked for together: what they say is not held longer than that."""
-
-_MOST_FOLDERS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,10 +261,10 @@ class Reading:
         languages = columns.languages or [None] * count
         wishes = {language: self._wish_of(language) for language in set(languages)}
         index.wishes.extend([wishes[language] for language in languages])
-        for folder in set(map(_folder, columns.places or ())):
-            self._take_down_folder(folder)
+        for folder in set(map(folder_of, columns.places or ())):
+            index.add_folder(folder)
         for uri in columns.uris if columns.places is None else ():
-            self._take_down_store(uri)
+            index.add_store(uri)
         return True
 
     def _found(
@@ -359,20 +357,20 @@ class Reading:
                 priority = sketch.priority
             wish = self._wish_of(sketch.language)
             if place is not None:
-                self._take_down_folder(_folder(place))
+                index.add_folder(folder_of(place))
             else:
-                self._take_down_store(sketch.uri)
+                index.add_store(sketch.uri)
         elif asset is not None:
             is_remote = manifest_sources.is_remote_uri(asset.uri)
             kind = kind_of(asset.uri)
             if is_remote:
-                self._take_down_store(asset.uri)
+                index.add_store(asset.uri)
             if asset.seen is not None:
                 size, time_ns = map(int, asset.seen.split(":"))
             duration_s, priority = asset.duration_s, asset.priority
             wish = self._wish(asset)
             for candidate in located.places if located is not None else ():
-                self._take_down_folder(_folder(candidate))
+                index.add_folder(folder_of(candidate))
         index.kinds.append(kind)
         index.sizes.append(size)
         index.times_ns.append(time_ns)
@@ -396,20 +394,3 @@ class Reading:
             wish = self._wish(Asset(id="", uri="", path=None, name="", position=-1, **options))
             self._wishes[language] = wish
         return wish
-
-    def _take_down_folder(self, folder: str) -> None:
-        folders = self.index.folders
-        if folders is not None:
-            folders.add(folder)
-            if len(folders) > _MOST_FOLDERS:
-                self.index.folders = None
-
-    def _take_down_store(self, uri: str) -> None:
-        if len(self.index.stores) < _MOST_FOLDERS:
-            self.index.stores.add("/".join([*uri.split("/", 3)[:3], ""]))
-
-
-def _folder(place: str) -> str:
-    if os.name == "nt":
-        return os.path.dirname(place)  # noqa: PTH120 - of each of a million
-    return place.rpartition("/")[0] or "/"

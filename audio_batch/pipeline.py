@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 
-from audio_batch import __version__, speakers
 from audio_batch.attempts import Failure, StageClock
 from audio_batch.claims import claim
 from audio_batch.cpu_gate import CpuGate
@@ -30,15 +29,14 @@ from audio_batch.outcome import Outcome, Published, Stage, StageRecord, State
 from audio_batch.outputs import Outputs
 from audio_batch.parts import Part
 from audio_batch.publishing import Publisher
-from audio_batch.remote import urls
 from audio_batch.remote.downloads import UNKNOWN
 from audio_batch.remote.inputs import InputPlace, Inputs, Recording
 from audio_batch.seal import seal
-from audio_batch.stages import Aligned, Diarized, Transcribed
+from audio_batch.stages import Aligned, Transcribed
 from audio_batch.stagework import StageWork
 from audio_batch.storage import PublishedFile
-from audio_batch.suspicion import suspicions
 from audio_batch.transcript import Transcript
+from audio_batch.transcript_assembly import assemble
 
 if TYPE_CHECKING:
     from audio_batch.media import Audio, MediaLimits
@@ -311,57 +309,6 @@ def publish_words(work: StageWork, heard: Transcribed, aligned: Aligned | None) 
     words = assemble(work, heard, aligned, None, tuple(s for s in missing if s in job.stages))
     outputs = publish_all(context.named(words), job, context)
     context.published(Published(job.asset.id, outputs, words.missing, words.duration_s))
-
-
-def assemble(
-    work: StageWork,
-    heard: Transcribed,
-    aligned: Aligned | None,
-    voices: Diarized | None,
-    missing: tuple[Stage, ...],
-) -> Transcript:
-    """Put the stages' results together: pure but for the job's own values."""
-    job, context = work.job, work.context
-    segments = heard.segments if aligned is None else aligned.segments
-    notes = [*heard.notes, *(aligned.notes if aligned else ())]
-    provenance: dict[str, Any] = {
-        "program": f"audio-batch {__version__}",
-        "engine": context.options.engine,
-        "model": context.model_name,
-        "model_identity": context.model_identity,
-        **heard.about,
-        "speech_s": heard.speech_s,
-        "options": dataclasses.asdict(job.decoding),
-        "fingerprint": job.fingerprint,
-        **({"redone": True} if job.redo else {}),
-    }
-    if aligned is not None:
-        provenance["alignment"] = aligned.about
-    found = None
-    if voices is not None:
-        found = voices.diarization
-        segments = speakers.assign(segments, found.turns, found.exclusive_turns)
-        notes += found.notes
-        provenance["diarization"] = voices.about
-    return Transcript(
-        asset_id=job.asset.id,
-        source=urls.public(job.asset.uri),
-        name=job.asset.name,
-        language=heard.language,
-        language_probability=heard.language_probability,
-        duration_s=heard.duration_s,
-        segments=segments,
-        speakers=found.speakers if found else (),
-        turns=found.turns if found else (),
-        exclusive_turns=found.exclusive_turns if found else (),
-        missing=tuple(stage.value for stage in missing),
-        suspicions=suspicions(
-            heard.segments, speech_s=heard.speech_s, last_speech_s=heard.last_speech_s
-        ),
-        media={**heard.media, "notes": notes},
-        metadata=job.asset.metadata,
-        provenance={**provenance, "timings_s": dict(work.clock.timings_s)},
-    )
 
 
 def source_identity(path: Path | None) -> str:

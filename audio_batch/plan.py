@@ -172,7 +172,6 @@ def plan(
             stages=names,
             kept=kept,
             entry=entry,
-            replaces=like.formats if options.overwrite else (),
         )
         planned.append(draft if entry is None else decide(draft, entry, options, stands))
     if known:

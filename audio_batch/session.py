@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 
 import psutil
 
-from audio_batch import __version__, events, host_memory, manners, models, ray_flags
+from audio_batch import __version__, events, host_memory, manners, models, ray_flags, turns
 from audio_batch.arrivals import Arrival
 from audio_batch.asking import asking
 from audio_batch.assembly import Fleet, build_options, open_fleet
@@ -93,6 +93,7 @@ def execute(request: Request, interface: Interface) -> ExitCode:
         manifest = read_manifest(request)
         assets = choose(manifest, settings)
         places = (settings.output_dir or "", *stores_of(assets))
+        turns.end()  # a person may have to sign in
         SignIn(settings, interface.notice).before(places)
         traces = Traces(folder)
         stack.push(traces.leave)

@@ -232,7 +232,7 @@ def name_taken(name: str) -> AssetError:
     """The error of a file whose name holds what is not to be written over."""
     return AssetError(
         ErrorKind.OUTPUT_EXISTS,
-        f"{name} is there, and is another's: it came while the run was at work, and stays.",
+        f"{name} is there, and is another's: it is not written over.",
         remedy="Move it away and run the same command again: what was heard is kept.",
     )
 

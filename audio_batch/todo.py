@@ -119,9 +119,7 @@ class Planner:
 
     def over_what_stood(self, item: Planned) -> Planned:
         """What is to be published, with the names that may be written over."""
-        if self.stood is None or item.replaces:
-            return item
-        stood = self.stood(item.output_name, item.formats)
+        stood = self.stood(item.output_name, item.formats) if self.stood is not None else ()
         return replace(item, replaces=stood) if stood else item
 
     def _plan(self, assets: Sequence[Asset]) -> list[Planned]:

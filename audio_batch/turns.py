@@ -22,7 +22,7 @@ from pathlib import Path
 from audio_batch.errors import LockedError
 from audio_batch.locations import absolute, scheme
 
-_LONGEST_S = 30.0
+_LONGEST_S = 60.0
 """How long a start waits for others that have not locked their folder yet."""
 _GLANCE_S = 0.2
 """How long the folder must be seen locked: whoever only looks holds its lock for a moment."""

@@ -124,11 +124,11 @@ class FaultyRecognizer:
         if "begins" in self.faults:
             with Path(self.faults["begins"]).open("a") as told:
                 told.write(f"{device} begins\n")
+        if "hurry" not in self.faults or not Path(self.faults["hurry"]).exists():
+            time.sleep(self.faults.get("delay_ms", 0) / 1000)
         if device in self.faults.get("waits", {}):
             file, text, count = self.faults["waits"][device]
             _wait_until(lambda: Path(file).exists() and Path(file).read_text().count(text) >= count)
-        if "hurry" not in self.faults or not Path(self.faults["hurry"]).exists():
-            time.sleep(self.faults.get("delay_ms", 0) / 1000)
 
     def happens(self, kind: str, number: int) -> bool:
         """Whether a fault that happens once is still to come."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import os
 import platform
@@ -256,13 +257,15 @@ def test_who_waits_tells_so_only_while_batches_are_done(bench: Bench) -> None:
         put(ahead, "ahead")
         put(waiting, "waits")
         answer = pool.submit(waiting.take, told.release)
-        wait_until_it_waits(waiting)
-        # The device hangs: nothing is heard, and the watchdog sees it.
-        assert not told.acquire(timeout=0.3)
-        bench.release(1)
-        assert first.take(unheard) == "k: first"
-        assert told.acquire(timeout=PATIENT_S)
-        bench.release()
+        try:
+            wait_until_it_waits(waiting)
+            # The device hangs: nothing is heard, and the watchdog sees it.
+            assert not told.acquire(timeout=0.3)
+            bench.release(1)
+            assert first.take(unheard) == "k: first"
+            assert told.acquire(timeout=PATIENT_S)
+        finally:
+            bench.release()
         assert answer.result() == "k: waits"
 
 
@@ -470,6 +473,19 @@ def timed(heard: Recognition) -> list[tuple[str, float, float]]:
     return [(part.text, part.start_s, part.end_s) for part in (*heard.segments, *words)]
 
 
+def leaves(value: Any) -> Iterator[Any]:
+    """All that records hold, in order. Scores may differ in the last place between batches."""
+    if dataclasses.is_dataclass(value):
+        value = [getattr(value, field.name) for field in dataclasses.fields(value)]
+    if isinstance(value, dict):
+        value = list(value.items())
+    if isinstance(value, list | tuple):
+        for part in value:
+            yield from leaves(part)
+    else:
+        yield value
+
+
 Assets = list[tuple[NDArray[np.float32], DecodingOptions]]
 
 
@@ -506,7 +522,7 @@ def test_results_are_those_of_each_asset_alone_whatever_shares_its_batches() -> 
     assert sum(bool(heard.segments) for heard in expected) >= 8
     heard = together(mixed, assets)
     assert [timed(one) for one in heard] == [timed(one) for one in expected]
-    assert heard == expected
+    assert list(leaves(heard)) == pytest.approx(list(leaves(expected)), abs=1e-3)
 
 
 class Counting:
@@ -552,7 +568,8 @@ def test_languages_may_differ_in_a_batch_and_are_told_in_the_same_pass(polyglot:
     mixed = recognizer_of(polyglot, batch_size=16)
     counting = mixed.model.model = Counting(mixed.model.model)
     heard = together(mixed, assets)
-    assert heard == expected
+    assert [timed(one) for one in heard] == [timed(one) for one in expected]
+    assert list(leaves(heard)) == pytest.approx(list(leaves(expected)), abs=1e-3)
     assert sum(counting.batches) == len(assets)
     assert [one.language for one in heard[1:3]] == ["de", "ja"]
     assert 0 < (heard[0].language_probability or 0) < 1

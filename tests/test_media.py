@@ -661,7 +661,10 @@ MEASURE = """
 import json, re, sys
 from pathlib import Path
 import psutil
+from audio_batch.engines.heap import keep_freed_memory
 from audio_batch.media import decode
+
+keep_freed_memory()  # as in a run on a CPU
 
 def peak_bytes():
     if hasattr(info := psutil.Process().memory_info(), "peak_wset"):
@@ -690,7 +693,8 @@ def test_an_hour_needs_little_more_memory_than_its_samples(
     duration_s, samples_bytes, growth_bytes = json.loads(run_python(MEASURE, path))
     print(f"{growth_bytes / 1e6:.0f} MB for {samples_bytes / 1e6:.0f} MB of samples")
     assert duration_s == 3_600
-    assert growth_bytes < samples_bytes + 300e6
+    # A block that is joined on, and the decoder; held twice it would be 470e6.
+    assert growth_bytes < samples_bytes + 160e6
 
 
 SPAN_OF = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import queue
 import socket
 import sqlite3
 import subprocess
@@ -26,8 +27,9 @@ from stores.servers import S3Proxy, WebServer
 from stores.test_aws import stub_aws
 from test_terminal import on_terminal
 
+from audio_batch.asking import asking
 from audio_batch.asset import Asset
-from audio_batch.errors import AssetError
+from audio_batch.errors import AssetError, Away
 from audio_batch.fetching import Fetching
 from audio_batch.journal import Journal
 from audio_batch.remote.access import Access
@@ -534,6 +536,23 @@ def test_only_silence_and_a_missing_sign_in_are_the_stores_own(
     )
     found = fetched(signed_out, s3.url("a.wav")).away
     assert found is not None and found.signed_out
+
+
+def test_a_store_is_asked_whether_it_answers_and_any_answer_will_do(
+    tmp_path: Path, web: WebServer
+) -> None:
+    ask = asking(Access(allow_http=True, allow_private=True))
+    closed = WebServer(tmp_path)  # it listens, and then does not
+    closed._server.server_close()
+    told: queue.Queue[Away | None] = queue.Queue()
+    (web.folder / "a.wav").write_bytes(b"x")
+    web.rule(Rule("error", status=503, path="/c.wav"))
+    for name in ("a", "not there", "c"):
+        ask(f"{web.url}/{name}.wav", told.put)
+        assert told.get(timeout=60) is None
+    ask(f"{closed.url}/a.wav", told.put)
+    away = told.get(timeout=60)
+    assert away is not None and (away.store, away.signed_out) == (closed.url, False)
 
 
 def test_a_recording_tells_whether_its_store_has_answered(tmp_path: Path, web: WebServer) -> None:

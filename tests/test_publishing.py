@@ -116,7 +116,12 @@ def test_without_links_a_name_is_looked_at(tmp_path: Path, monkeypatch: pytest.M
 
 
 def night(
-    folder: Path, *more: object, meanwhile: Callable[[], Any] = lambda: None, code: int = 0
+    folder: Path,
+    *more: object,
+    meanwhile: Callable[[], Any] = lambda: None,
+    code: int = 0,
+    isolation: str = "thread",
+    **faults: object,
 ) -> Answer:
     """A run, and what is done while its last asset is at work, before any other is published."""
     begins, gate = folder / "begins", folder / "gate"
@@ -134,9 +139,9 @@ def night(
 
     other = threading.Thread(target=wait)
     other.start()
-    faults = {"wait": [0, 1, 2], "gate": str(gate), "begins": str(begins)}
+    faults = {"wait": [0, 1, 2], "gate": str(gate), "begins": str(begins), **faults}
     env = environment(**faulty_engine.install(folder / "plugin"), FAULTY_ENGINE=json.dumps(faults))
-    flags = ("--engine", "faulty", "--isolation", "thread", "-f", "txt,srt", "-y")
+    flags = ("--engine", "faulty", "--isolation", isolation, "-f", "txt,srt", "-y")
     try:
         answer = completed(["run", "manifest.json", *more, *flags], folder, env)
     finally:
@@ -184,6 +189,7 @@ def test_a_file_that_comes_during_a_night_stays_and_its_asset_fails(tmp_path: Pa
     begun = heard(tmp_path)
     answer = night(tmp_path, "-o", "out", code=3)
     assert heard(tmp_path) == begun + 1
+    assert "Left as they were, failed in an earlier run: 2" in answer.err
     assert (out / "tone-003.txt").exists()
     doctor = completed(["doctor", "manifest.json", "-o", "out"], tmp_path, environment())
     assert "known to have written" not in doctor.out + doctor.err
@@ -196,6 +202,7 @@ def test_a_file_that_comes_during_a_night_stays_and_its_asset_fails(tmp_path: Pa
     assert len(names(out)) == 12
 
 
+@pytest.mark.slow
 def test_a_format_that_is_new_is_written_over_nothing_that_comes_meanwhile(tmp_path: Path) -> None:
     write_manifest(tmp_path, 1)
     out = tmp_path / "out"
@@ -211,6 +218,39 @@ def test_a_format_that_is_new_is_written_over_nothing_that_comes_meanwhile(tmp_p
     assert (out / "tone-000.vtt").read_bytes() == PERSONS
     (out / "tone-000.vtt").unlink()
     night(tmp_path, *more)
+
+
+@pytest.mark.slow
+def test_what_an_attempt_that_died_may_have_left_is_written_again(tmp_path: Path) -> None:
+    write_manifest(tmp_path, 1)
+    (tmp_path / "once").mkdir()
+    left = tmp_path / "out/tone-000.txt"
+    night(
+        tmp_path,
+        *("-o", "out", "--retry-delay", "0.01"),
+        meanwhile=lambda: left.write_bytes(b"Other words.\n"),
+        isolation="process",
+        killed=[0],
+        once=str(tmp_path / "once"),
+    )
+    assert left.read_bytes() != b"Other words.\n"
+
+
+@pytest.mark.slow
+def test_what_stood_there_goes_where_that_was_asked_for(tmp_path: Path) -> None:
+    write_manifest(tmp_path, 1)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/tone-000.srt").write_bytes(PERSONS)
+
+    def other() -> None:
+        (tmp_path / "out/tone-000.txt").write_bytes(PERSONS)
+
+    night(tmp_path, "-o", "out", code=5)
+    night(tmp_path, "-o", "out", "--overwrite", meanwhile=other, code=3)
+    assert (tmp_path / "out/tone-000.txt").read_bytes() == PERSONS
+    (tmp_path / "out/tone-000.txt").unlink()
+    night(tmp_path, "-o", "out", "--overwrite")
+    assert (tmp_path / "out/tone-000.srt").read_bytes() != PERSONS
 
 
 def test_an_object_that_comes_during_a_night_stays(tmp_path: Path, s3: S3) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import collections
 import json
 from pathlib import Path
+from typing import Any
 
+import faulty_engine
 import pytest
 import stub_nvml
 from forked import completed
@@ -22,10 +24,12 @@ from audio_batch.models import null_model
 from audio_batch.schedule.simulation import SimulatedDevice, SimulatedJob, simulate
 from audio_batch.schedule.speeds import DeviceSpeed, Speeds
 
-FAST_MS, SLOW_MS = 500, 1750
+FAST_MS, SLOW_MS = 500, 2750
 
 
-def run(stub_dir: Path, folder: Path, *arguments: object) -> list[JournalEntry]:
+def run(
+    stub_dir: Path, folder: Path, *arguments: object, faults: dict[str, Any] | None = None
+) -> list[JournalEntry]:
     """Do the manifest in `folder` on a fast and a slow GPU; return what was done, as it began."""
     stub = stub_nvml.environment(stub_dir, [stub_nvml.gpu(0), stub_nvml.gpu(1)])
     given = {key: stub[key] for key in stub if "STUB" in key or key == "LD_LIBRARY_PATH"}
@@ -36,12 +40,28 @@ def run(stub_dir: Path, folder: Path, *arguments: object) -> list[JournalEntry]:
     )
     # Speeds that are learnt here are no other run's.
     variables = environment(**given, AUDIO_BATCH_CACHE_DIR=str(folder / "cache"))
+    if faults is not None:
+        plugin = faulty_engine.install(folder / "plugin")
+        variables |= {**plugin, "FAULTY_ENGINE": json.dumps(faults)}
     answer = completed(night, folder, variables)
     assert answer.code == 0, answer.err
     entries = list(Journal(folder / "out/.audio-batch/journal.sqlite3", read_only=True).entries())
     last = max(entry.run_id for entry in entries)
     mine = [entry for entry in entries if entry.run_id == last]
     return sorted(mine, key=lambda entry: entry.started_at or 0.0)
+
+
+def in_step(stub_dir: Path, folder: Path, policy: str, fast_ms: int) -> list[JournalEntry]:
+    """Eight jobs: the slow GPU is done with one when the fast one begins its sixth.
+
+    So however busy the machine is, and whichever of them is ready first.
+    """
+    write_manifest(folder, 8)
+    told = str(folder / "begun")
+    waits = {"cuda:0": [told, "cuda:1 begins", 1], "cuda:1": [told, "cuda:0 begins", 6]}
+    more = ("--policy", policy, "--engine", "faulty", "--model", "faulty")
+    faults = {"begins": told, "waits": waits, "delay_ms": fast_ms}
+    return run(stub_dir, folder, *more, faults=faults)
 
 
 def shares(entries: list[JournalEntry]) -> dict[str | None, int]:
@@ -62,9 +82,8 @@ def simulated(policy: str, count: int) -> dict[str | None, int]:
 def test_the_slow_gpu_stays_idle_at_the_end_as_in_the_simulation(
     stub_dir: Path, tmp_path: Path
 ) -> None:
-    write_manifest(tmp_path, 6, duration_s=1.0)
-    done = run(stub_dir, tmp_path, "--policy", "earliest-finish")
-    assert shares(done) == simulated("earliest-finish", 6) == {"cuda:0": 5, "cuda:1": 1}
+    done = in_step(stub_dir, tmp_path, "earliest-finish", fast_ms=300)
+    assert shares(done) == simulated("earliest-finish", 8) == {"cuda:0": 7, "cuda:1": 1}
 
 
 @pytest.mark.slow
@@ -83,9 +102,8 @@ def test_the_next_run_knows_the_slow_gpu_from_its_beginning(stub_dir: Path, tmp_
 def test_first_come_gives_the_slow_gpu_the_last_job_as_in_the_simulation(
     stub_dir: Path, tmp_path: Path
 ) -> None:
-    write_manifest(tmp_path, 6, duration_s=1.0)
-    done = run(stub_dir, tmp_path, "--policy", "first-come")
-    assert shares(done) == simulated("first-come", 6) == {"cuda:0": 4, "cuda:1": 2}
+    done = in_step(stub_dir, tmp_path, "first-come", fast_ms=2000)
+    assert shares(done) == simulated("first-come", 8) == {"cuda:0": 6, "cuda:1": 2}
 
 
 def test_the_longest_goes_first_unless_somebody_asks_for_an_order(

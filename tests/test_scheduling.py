@@ -419,7 +419,7 @@ def test_a_person_is_asked(tmp_path: Path, tab: Path, typed: str, written: bool)
     )
     os.close(follower)
     os.write(leader, typed.encode())
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     os.close(leader)
     assert process.returncode == 0, err
     assert "+ 0 1 * * * cd " in out

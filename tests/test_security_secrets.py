@@ -105,7 +105,7 @@ def test_a_token_that_is_refused_is_not_told(
     if where == "file":
         flags += ["--hf-token-file", "token"]
     online = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub}
-    assert start(tmp_path, *NIGHT, *flags, **online).wait(120) == 5
+    assert start(tmp_path, *NIGHT, *flags, **online).wait(240) == 5
     assert "does not accept the token" in (tmp_path / "logs/night.log").read_text()
     assert_nothing_leaked(tmp_path)
 
@@ -118,7 +118,7 @@ def test_a_failure_that_quotes_a_secret_is_masked_wherever_it_is_written(
     write_tone(tmp_path / "a.wav")
     manifest(tmp_path, "a.wav", f"{secret}/b.wav", f"{CANARIES['AWS_SECRET_ACCESS_KEY']}/b.wav")
     flags = ("--engine", "null", "--allow-missing", "--log-format", form)
-    assert start(tmp_path, *NIGHT, *flags).wait(120) == 3
+    assert start(tmp_path, *NIGHT, *flags).wait(240) == 3
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert [failure["kind"] for failure in summary["failures"]] == ["input_missing"] * 2
     assert all("***/b.wav does not exist" in one["reason"] for one in summary["failures"])
@@ -136,7 +136,7 @@ def test_what_a_dying_process_told_is_kept_without_secrets(tmp_path: Path) -> No
         **faulty_engine.install(tmp_path / "plugin"),
         "FAULTY_ENGINE": '{"tell_and_abort": [1], "quote_a_secret": [2]}',
     }
-    assert start(tmp_path, *NIGHT, *flags, "--max-attempts", "2", **more).wait(120) == 3
+    assert start(tmp_path, *NIGHT, *flags, "--max-attempts", "2", **more).wait(240) == 3
     kept = [path.read_text() for path in (tmp_path / "out/.audio-batch/workers").iterdir()]
     assert any("cannot use ***" in text for text in kept)
     assert_nothing_leaked(tmp_path)
@@ -162,12 +162,12 @@ def test_a_crash_and_the_titles_of_processes_tell_nothing(tmp_path: Path) -> Non
     (tmp_path / "token").write_text(IN_FILE)
     # A session of its own, by which all of its processes are known.
     code = "import os, sys; os.setsid(); os.execv(sys.argv[1], sys.argv[1:])"
-    flags = ("--engine", "null", "--model", "null:3000", "--hf-token-file", "token")
+    flags = ("--engine", "null", "--model", "null:600000", "--hf-token-file", "token")
     line = [sys.executable, "-c", code, *command(*NIGHT, *flags)]
     with (tmp_path / "stdout").open("wb") as out, (tmp_path / "stderr").open("wb") as err:
         env = {**environment(), **CANARIES, "HF_HOME": str(tmp_path / "home")}
         run = subprocess.Popen(line, cwd=tmp_path, env=env, stdout=out, stderr=err)
-    titles, deadline_s = "", time.monotonic() + 60
+    titles, deadline_s = "", time.monotonic() + 240
     while b"Processing" not in (tmp_path / "stderr").read_bytes():
         titles += _titles(run.pid)
         assert time.monotonic() < deadline_s
@@ -175,7 +175,7 @@ def test_a_crash_and_the_titles_of_processes_tell_nothing(tmp_path: Path) -> Non
         time.sleep(0.05)
     titles += _titles(run.pid)
     run.send_signal(signal.SIGSEGV)
-    assert run.wait(30) == -signal.SIGSEGV
+    assert run.wait(240) == -signal.SIGSEGV
     assert "audio_batch" in titles
     assert not [secret for secret in ALL if secret in titles]
     assert list((tmp_path / "out/.audio-batch").glob("crash*"))
@@ -184,7 +184,7 @@ def test_a_crash_and_the_titles_of_processes_tell_nothing(tmp_path: Path) -> Non
 
 def test_there_is_no_flag_for_a_token(tmp_path: Path) -> None:
     run = start(tmp_path, "run", "m.json", "--hf-token", IN_FILE)
-    assert run.wait(60) == 2
+    assert run.wait(240) == 2
     assert_nothing_leaked(tmp_path)
 
 

@@ -29,7 +29,7 @@ def on_terminal(folder: Path, *arguments: object, answer: tuple[str, str] | None
         os.chdir(folder)
         line = command(*arguments)
         os.execvpe(line[0], line, environment(TERM="xterm", COLUMNS="200", LINES="50"))
-    shown, deadline_s = b"", time.monotonic() + 120
+    shown, deadline_s = b"", time.monotonic() + 240
     while time.monotonic() < deadline_s:
         try:
             shown += os.read(terminal, 65536)

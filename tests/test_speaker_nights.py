@@ -69,13 +69,13 @@ def test_a_run_killed_while_it_diarizes_never_transcribes_again(
     assert wait_until_diarizing(out, process)
     process.kill()
     process.communicate()
-    assert cli(*night).code == 0
+    assert cli(*night, timeout_s=600).code == 0
     counts = journal(out).stage_counts()
     assert counts == {"transcribe": 2, "diarize": 2}
     assert {entry.state for entry in journal(out).entries()} == {State.DONE}
     assert len(document(out, "dialogue")["speakers"]) >= 2
     # Another wish about speakers costs no transcription either.
-    again = cli(*night, "--max-speakers", "1")
+    again = cli(*night, "--max-speakers", "1", timeout_s=600)
     assert again.code == 0, again.err
     assert journal(out).stage_counts() == {"transcribe": 2, "diarize": 4}
     assert len(document(out, "dialogue")["speakers"]) == 1

@@ -92,7 +92,7 @@ def _heard(journal: Path) -> list[str]:
 def test_an_interrupted_division_counts_as_no_attempt(tmp_path: Path) -> None:
     write_manifest(tmp_path, 1, duration_s=LONG_S)
     process = start(tmp_path, "--engine", "null", "--model", "null:0.005x", "--threads", "1")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     journal = tmp_path / "out/.audio-batch/journal.sqlite3"
     while not (journal.is_file() and _heard(journal)):
         assert time.monotonic() < deadline

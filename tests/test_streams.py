@@ -142,7 +142,7 @@ def test_an_output_that_could_not_be_written_is_written_by_the_next_run(
     assert cli(*run).code == 3
     failed = json.loads(cli("status", "out", "--json", "--failed").out)["assets"]
     assert [(asset["asset_id"], asset["error_kind"]) for asset in failed] == [
-        ("tone-000", "output")
+        ("tone-000", "output_exists")
     ]
     (tmp_path / "out/tone-000.txt/in the way").rmdir()
     (tmp_path / "out/tone-000.txt").rmdir()

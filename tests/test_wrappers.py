@@ -132,12 +132,11 @@ def test_a_stopped_night_sh_waits_for_the_state_to_be_saved(
     )
     children.append(process)
     log = folder / "out/night.log"
-    for _ in range(600):
-        if log.exists() and "Processing" in log.read_text(encoding="utf-8"):
-            break
+    while not (log.exists() and "Processing" in log.read_text(encoding="utf-8")):
+        assert process.poll() is None, process.communicate()
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "The run was stopped" in err
     assert len(list((folder / "out").glob("*.txt"))) < len(SPOKEN)
@@ -317,7 +316,7 @@ def test_the_slurm_job_ends_before_its_time(
     executable(tools / "audio-batch", '#!/bin/sh\nprintf "<%s>" "$@" >>"$STUB_LOG"\n')
     process = slurm_job(tmp_path, tools)
     children.append(process)
-    assert process.communicate(timeout=30)[0] == ""
+    assert process.communicate(timeout=120)[0] == ""
     assert process.returncode == 0
     limit = "" if seconds is None else f"<--max-runtime><{seconds}s>"
     called = (tmp_path / "stub.log").read_text(encoding="utf-8")
@@ -338,7 +337,7 @@ def test_the_slurm_job_goes_on_in_a_next_one(
     count = {"SLURM_RESTART_COUNT": restarts} if restarts else {}
     process = slurm_job(tmp_path, tools, SLURM_JOB_END_TIME=str(int(time.time()) + 900), **count)
     children.append(process)
-    text, _ = process.communicate(timeout=30)
+    text, _ = process.communicate(timeout=120)
     assert process.returncode == code, text
     assert ("job 77 is queued again" in text) == again
     assert (tmp_path / "stub.log").exists() == again
@@ -362,7 +361,7 @@ def test_the_slurm_job_hands_on_the_warning(
     children.append(process)
     wait_for_file(folder, "my out/*.txt", process)
     process.send_signal(signal.SIGUSR1)
-    text, _ = process.communicate(timeout=60)
+    text, _ = process.communicate(timeout=120)
     assert process.returncode == 130, text
     assert "Stopping after SIGUSR1" in text
     assert 1 <= len(list((folder / "my out").glob("*.txt"))) < len(SPOKEN)
@@ -383,7 +382,7 @@ def test_a_slurm_job_that_somebody_cancels_is_not_queued_again(
     children.append(process)
     wait_for_file(tmp_path, "started", process)
     process.send_signal(signal.SIGTERM)
-    text, _ = process.communicate(timeout=30)
+    text, _ = process.communicate(timeout=120)
     assert (process.returncode, text) == (130, "saved\n"), "it waits for the state to be saved"
     assert not (tmp_path / "stub.log").exists()
 

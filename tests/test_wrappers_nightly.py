@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -197,12 +198,11 @@ def test_a_stop_of_nightly_sh_alone_reaches_the_run(
     )
     children.append(process)
     log = tmp_path / "stub.log"
-    for _ in range(600):
-        if log.exists() and "waiting" in log.read_text(encoding="utf-8"):
-            break
+    while not (log.exists() and "waiting" in log.read_text(encoding="utf-8")):
+        assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (130, "")
     assert log.read_text(encoding="utf-8").endswith("TERM comes\n")
     assert (folder / "nightly.unfinished").exists()
@@ -244,7 +244,8 @@ def test_nights_of_nightly_sh_with_the_real_program(tmp_path: Path, whole: bool)
                 *(("a-3", "gone.wav", "Gone"), ("a-4", "", "No key")),
             ],
         )
-    env = with_path(tmp_path / "bin", PREFIX=f"{tmp_path}/store/", UNTIL="23:59", **NULL)
+    far = (datetime.now() + timedelta(hours=12)).strftime("%H:%M")
+    env = with_path(tmp_path / "bin", PREFIX=f"{tmp_path}/store/", UNTIL=far, **NULL)
 
     def night() -> Answer:
         return ended(["sh", folder / "nightly.sh", "-f", "txt"], tmp_path, env)

@@ -58,7 +58,8 @@ def due(out: Path) -> int:
 
 
 def counted(out: Path, rows: str) -> int:
-    with closing(sqlite3.connect(out / ".audio-batch" / "journal.sqlite3")) as journal:
+    path = out / ".audio-batch" / "journal.sqlite3"
+    with closing(sqlite3.connect(path, timeout=60)) as journal:
         return int(journal.execute(f"SELECT count(*) FROM {rows}").fetchone()[0])
 
 
@@ -189,11 +190,13 @@ def start(folder: Path, backend: Backend, faults: dict[str, object]) -> subproce
         )
 
 
-def until(holds: Callable[[], bool], what: str) -> None:
+def until(holds: Callable[[], bool], what: str, run: subprocess.Popen[bytes]) -> None:
     until_s = time.monotonic() + WAIT_S
     while time.monotonic() < until_s:
+        has_ended = run.poll() is not None
         if holds():
             return
+        assert not has_ended, f"the run has ended with {run.returncode} before {what}"
         time.sleep(0.05)
     raise AssertionError(f"{what} has not happened in {WAIT_S} s")
 
@@ -211,18 +214,23 @@ def arrived(backend: Backend, count: int) -> Callable[[], bool]:
 def test_a_database_may_go_and_come_back_during_the_night(
     postgres: Postgres, tmp_path: Path
 ) -> None:
-    ids = manifest_of(tmp_path, 24)
+    ids = manifest_of(tmp_path, 48)
     gone, back = tmp_path / "gone", tmp_path / "back"
     # Results are handed over when something else is told: so recordings come and go meanwhile.
-    faults = {"delay_ms": 80, "wait": [8], "gate": str(gone), "hold": [22], "until": str(back)}
-    process = start(tmp_path, postgres, faults)
+    faults = {"delay_ms": 80, "hurry": str(back), "wait": [8], "gate": str(gone)}
+    process = start(tmp_path, postgres, {**faults, "hold": [46], "until": str(back)})
+
+    def goes_on_without() -> bool:
+        told = "Results wait in the journal" in said(tmp_path)
+        return told and due(tmp_path / "out") > 3
+
     stopped = False
     try:
-        until(arrived(postgres, 1), "the first result")
+        until(arrived(postgres, 1), "the first result", process)
         postgres.stop()
         stopped = True
         gone.touch()
-        until(published(tmp_path / "out", 22), "more work without the database")
+        until(goes_on_without, "more work without the database", process)
         postgres.start()
         stopped = False
         back.touch()
@@ -232,7 +240,6 @@ def test_a_database_may_go_and_come_back_during_the_night(
         process.wait()
         if stopped:
             postgres.start()
-    assert "Results wait in the journal" in said(tmp_path)
     assert "Traceback" not in said(tmp_path)
     assert states(postgres) == dict.fromkeys(ids, "done")
     assert due(tmp_path / "out") == 0
@@ -250,8 +257,8 @@ def test_killed_before_delivery_nothing_is_lost(
     postgres.stop()
     try:
         process = start(tmp_path, postgres, {"hang": [4]})
-        until(published(tmp_path / "out", 4), "the first outputs")
-        until(lambda: due(tmp_path / "out") == 4, "their rows in the journal")
+        until(published(tmp_path / "out", 4), "the first outputs", process)
+        until(lambda: due(tmp_path / "out") == 4, "their rows in the journal", process)
         process.kill()
         process.wait()
     finally:
@@ -267,7 +274,7 @@ def published(out: Path, count: int) -> Callable[[], bool]:
 def gone_on_with(backend: Backend, cli: Cli, folder: Path, ids: set[str]) -> None:
     """Another run does what is left, and tells the database of all."""
     done_before = counted(folder / "out", "assets WHERE state = 'done'")
-    assert done_before >= 3
+    assert done_before > 0
     asked = ("run", "m.jsonl", "-o", "out", *HELD, "--results-db", backend.url())
     answer = cli(*asked, env={**backend.environment, **engine(folder, {})})
     assert answer.code == 0, answer.err
@@ -285,7 +292,8 @@ def test_killed_while_delivering_nothing_is_lost_or_doubled(
 ) -> None:
     ids = manifest_of(tmp_path, 14)
     process = start(tmp_path, backend, {"delay_ms": 80, "hang": [12]})
-    until(arrived(backend, 3), "the first results")
+    # No more: what comes later is handed over when something else is told, which may be never.
+    until(arrived(backend, 1), "the first result", process)
     process.kill()
     process.wait()
     assert set(states(backend).values()) == {"done"}

@@ -20,7 +20,7 @@ from audio_batch.output_folder import OutputFolder
 from audio_batch.verify import check_journal, verify
 
 _POLL_S = 0.03
-_PATIENCE_S = 120.0
+_PATIENCE_S = 240.0
 
 
 @contextmanager
