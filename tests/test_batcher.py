@@ -594,7 +594,6 @@ def test_the_language_of_a_long_recording_is_told_from_its_first_half_minute(
 
 def test_the_sequential_mode_shares_no_batches() -> None:
     recognizer = recognizer_of("demo", batch_size=4)
-    assert recognizer.batches_across_files
     assert recognizer.shares_batches(options(recognizer))
     assert not recognizer.shares_batches(options(recognizer, batch_size=1))
 

@@ -18,7 +18,7 @@ from audio_batch.errors import UsageError
 from audio_batch.storage import write_atomic
 
 SCHEMA_VERSION = 1
-RUN_FILE, PEERS_FILE = "bench-run.json", "bench-peers.json"
+RUN_FILE = "bench-run.json"
 
 _T = TypeVar("_T")
 

@@ -58,9 +58,9 @@ class Recognition:
 class Recognizer(Protocol):
     """A loaded model. Its threads share it; every method may be called from any of them.
 
-    One whose assets fill batches together has, besides, `batches_across_files = True` and the
-    method `shares_batches(options) -> bool`: with such options any number of assets may be in
-    `transcribe`. Of the others a device takes as many at once as it has slots.
+    One whose assets fill batches together has, besides, the method `shares_batches(options) ->
+    bool`: with such options any number of assets may be in `transcribe`. Of the others a device
+    takes as many at once as it has slots.
     """
 
     description: dict[str, Any]

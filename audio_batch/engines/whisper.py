@@ -138,8 +138,6 @@ class WhisperRecognizer:
         patience_s: see `Batcher`.
     """
 
-    batches_across_files = True
-
     def __init__(
         self,
         model: Any,
