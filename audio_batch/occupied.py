@@ -185,7 +185,8 @@ class Occupied:
         name = claim.output_name
         for format_name in claim.formats:
             path = f"{name}{FORMATS[format_name].suffix}"
-            if self._outputs.size_bytes(path) is not None:
+            # Also where there is no size to be had: of a link that leads nowhere.
+            if self._outputs.size_bytes(path) is not None or self._outputs.is_seen(path):
                 self._stood.append(hash(path))
                 self._is_in_order = False
         size = self._outputs.size_bytes(f"{name}{_JSON}")

@@ -133,7 +133,7 @@ def children() -> Iterator[list[subprocess.Popen[str]]]:
             process.communicate()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def nobody_listens() -> Iterator[int]:
     """A port of this machine that is taken, so that nobody is given it, and refuses everybody."""
     with socket.socket() as taken:

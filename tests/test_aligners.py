@@ -111,11 +111,11 @@ def test_a_bundle_is_found_where_torch_keeps_it(
 
 
 def test_a_bundle_that_cannot_be_fetched_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, nobody_listens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
     for key in ("https_proxy", "HTTPS_PROXY"):
-        monkeypatch.setenv(key, "http://127.0.0.1:9")
+        monkeypatch.setenv(key, f"http://127.0.0.1:{nobody_listens}")
     for key in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "no_proxy", "NO_PROXY"):
         monkeypatch.delenv(key, raising=False)
     with pytest.raises(SetupError, match=r"could not be fetched.*Check the network"):
@@ -236,7 +236,9 @@ def ask(endpoint: str, base: Path, *questions: tuple[str, str | None]) -> list[A
     return list(answers)
 
 
-def test_what_the_hub_gives_and_what_it_refuses(server: str, tmp_path: Path) -> None:
+def test_what_the_hub_gives_and_what_it_refuses(
+    server: str, nobody_listens: int, tmp_path: Path
+) -> None:
     _Server.asked.clear()
     answers = ask(
         server,
@@ -259,7 +261,7 @@ def test_what_the_hub_gives_and_what_it_refuses(server: str, tmp_path: Path) -> 
         assert text in answer[1]
     assert answers[5:] == answers[:2]
     assert sum("/api/models/owner/new/" in path for path in _Server.asked) == 1
-    silent = ask("http://127.0.0.1:9", tmp_path, ("en", "owner/unheard"))
+    silent = ask(f"http://127.0.0.1:{nobody_listens}", tmp_path, ("en", "owner/unheard"))
     assert silent[0][0] == "SetupError"
     assert "did not answer" in silent[0][1]
     assert "--no-align" in silent[0][1]

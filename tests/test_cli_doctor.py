@@ -246,7 +246,7 @@ def test_what_the_hub_does_not_have_is_an_error(ask) -> None:  # type: ignore[no
         assert text in found[name]["message"]
 
 
-def test_a_hub_that_does_not_answer_is_waited_for_once(ask) -> None:  # type: ignore[no-untyped-def]
+def test_a_hub_that_does_not_answer_is_waited_for_once(ask, nobody_listens: int) -> None:  # type: ignore[no-untyped-def]
     with socket.socket() as deaf:  # takes connections, and says nothing
         deaf.bind(("127.0.0.1", 0))
         deaf.listen(8)
@@ -262,7 +262,8 @@ def test_a_hub_that_does_not_answer_is_waited_for_once(ask) -> None:  # type: ig
         "warning",
     )
     assert "did not answer" in found["model"]["message"]
-    code, found = ask("--model", "owner/good", HF_ENDPOINT="http://127.0.0.1:9")
+    nobody = f"http://127.0.0.1:{nobody_listens}"
+    code, found = ask("--model", "owner/good", HF_ENDPOINT=nobody)
     assert (code, found["model"]["status"]) == (5, "error")
 
 

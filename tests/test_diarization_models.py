@@ -320,7 +320,7 @@ def ask(endpoint: str, base: Path, *questions: tuple[str, str, str, dict[str, An
 
 
 @pytest.fixture(scope="module")
-def answers(hub: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def answers(hub: str, nobody_listens: int, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What the hub's refusals become, and what it gives."""
     base = tmp_path_factory.mktemp("hub")
     some, every, new, bad = ({"token": f"hf_{name}"} for name in ("some", "all", "new", "bad"))
@@ -351,7 +351,7 @@ def answers(hub: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
     mended = ask(hub, base, ("mended", "find", "owner/open", {}))
     _Hub.asked.clear()
     again = ask(
-        "http://127.0.0.1:9",
+        f"http://127.0.0.1:{nobody_listens}",
         base,
         ("again", "find", "owner/whole", {}),
         ("again, offline", "find", "owner/whole", offline),

@@ -139,16 +139,17 @@ def test_without_ray_the_remedy_is_named(tmp_path: Path, cli: Callable[..., Answ
 
 
 def test_an_address_where_nobody_is_ends_the_run_at_once(
-    tmp_path: Path, cli: Callable[..., Answer]
+    tmp_path: Path, cli: Callable[..., Answer], nobody_listens: int
 ) -> None:
     pytest.importorskip("ray", reason="Ray is not installed")
     write_manifest(tmp_path, 1)
+    address = f"127.0.0.1:{nobody_listens}"
     answer = cli(
-        *("run", "manifest.json", "--engine", "ray:null", "--ray-address", "127.0.0.1:1"),
+        *("run", "manifest.json", "--engine", "ray:null", "--ray-address", address),
         timeout_s=120,  # Ray itself would go on asking
     )
     assert answer.code == ExitCode.ENVIRONMENT, answer.err
-    assert "There is no Ray cluster at 127.0.0.1:1" in answer.err
+    assert f"There is no Ray cluster at {address}" in answer.err
     assert "RAY_AUTH_MODE=token" in answer.err
 
 

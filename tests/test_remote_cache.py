@@ -158,13 +158,13 @@ def test_a_damaged_index_begins_anew(tmp_path: Path) -> None:
     assert kept(again, "a", MB)
 
 
-def test_a_folder_that_cannot_be_used_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_used_is_told(tmp_path: Path, nobody_listens: int) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SetupError, match="--cache-dir"):
         Cache(tmp_path / "file/cache", MB)
     inputs = InputPlace(tmp_path / "file/cache", MB, OPEN).opened()
     with pytest.raises(AssetError) as caught:  # in a worker: the asset's failure, not the device's
-        inputs.fetch("http://127.0.0.1:1/x", UNKNOWN, deaf, deaf)
+        inputs.fetch(f"http://127.0.0.1:{nobody_listens}/x", UNKNOWN, deaf, deaf)
     assert caught.value.kind is ErrorKind.INPUT_UNREADABLE
 
 

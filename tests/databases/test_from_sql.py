@@ -292,12 +292,13 @@ def test_an_error_between_rows_leaves_the_last_manifest(
 
 
 def test_a_database_that_is_not_there_or_refuses(
-    postgres: Postgres, export: Run, capsys: pytest.CaptureFixture[str]
+    postgres: Postgres, export: Run, nobody_listens: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wrong = SqliteFile(Path("x"))
     wrong.url = lambda: postgres.url("wr0ng-passw0rd")  # type: ignore[method-assign]
     assert export(wrong, "--table", "assets")[0] == 5
-    wrong.url = lambda: "postgresql://night:0pen-sesame@127.0.0.1:1/db"  # type: ignore[method-assign]
+    closed = f"postgresql://night:0pen-sesame@127.0.0.1:{nobody_listens}/db"
+    wrong.url = lambda: closed  # type: ignore[method-assign]
     assert export(wrong, "--table", "assets")[0] == 5
     err = capsys.readouterr().err
     assert err.count("cannot be used") == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import json
 import re
+import threading
 from pathlib import Path
 
 import faulty_engine
@@ -15,6 +16,9 @@ from forked import completed
 from program import Answer, environment, write_manifest
 
 from audio_batch.journal import Journal
+
+_GPU_IS_LOST = 15
+"""NVML's own code."""
 
 STATUS = re.compile(r"GPU (\d+): (\d+)/(\d+) tasks")
 
@@ -78,14 +82,38 @@ def test_a_chosen_device_is_the_only_one_used(stub_dir: Path, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_a_gpu_that_disappears_costs_no_asset(stub_dir: Path, tmp_path: Path) -> None:
-    write_manifest(tmp_path, 40)
-    gpus = [stub_nvml.gpu(0), stub_nvml.gpu(1, lost_after=2)]
-    done = run(
-        tmp_path, stub_nvml.environment(stub_dir, gpus), "--model", "null:400", "--max-per-gpu", "2"
-    )
+    write_manifest(tmp_path, 12)
+    stub = stub_nvml.environment(stub_dir, [stub_nvml.gpu(0), stub_nvml.gpu(1)])
+    begins, log, over = tmp_path / "begins", tmp_path / "night.log", threading.Event()
+
+    def disappear() -> None:
+        """Once it is at work."""
+        while not (begins.exists() and "cuda:1 begins" in begins.read_text()):
+            if over.wait(0.02):
+                return
+        gone = stub_nvml.gpu(1, handle_error=_GPU_IS_LOST)
+        stub_nvml.write_spec(Path(stub["STUB_NVML_SPEC"]), [stub_nvml.gpu(0), gone])
+
+    # Nothing is done before it is known to be gone.
+    wait = [str(log), "is taken out", 1]
+    faults = {"begins": str(begins), "waits": {"cuda:0": wait, "cuda:1": wait}}
+    other = threading.Thread(target=disappear)
+    other.start()
+    try:
+        done = run(
+            tmp_path,
+            stub,
+            *("--max-per-gpu", "2", "--log-file", log),
+            engine="faulty",
+            **faulty_engine.install(tmp_path / "plugin"),
+            FAULTY_ENGINE=json.dumps(faults),
+        )
+    finally:
+        over.set()
+        other.join()
     assert done.code == 0, done.err
     summary = json.loads((tmp_path / "out/summary.json").read_text())
-    assert summary["done"] == 40
+    assert summary["done"] == 12
     assert "cuda:1" in summary["devices_out"]
     assert "taken out" in done.err
 

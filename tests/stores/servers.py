@@ -14,8 +14,10 @@ import os
 import re
 import socket
 import struct
+import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -73,6 +75,14 @@ class FaultyServer:
         self._open: set[socket.socket] = set()
         self._stopping = threading.Event()
         handler = type("Handler", (_Handler,), {"owner": self})
+        if sys.platform == "linux":
+            # Bound as long as this lives, so that nobody else is given its port once it is stopped:
+            # another may begin there. Who listens may share it, where both say so.
+            reserved = socket.socket()
+            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            reserved.bind(("127.0.0.1", port))
+            port = reserved.getsockname()[1]
+            weakref.finalize(self, reserved.close)
         self._server = _Threads(("127.0.0.1", port), handler)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
 
