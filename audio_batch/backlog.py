@@ -107,7 +107,7 @@ class Backlog:
         room = WINDOW - len(self._todo)
         if room >= min(_PORTION, self._feed.ready) > 0:
             portion = WINDOW if room == WINDOW else _PORTION
-            self.add(*(one for item in self._feed.take(portion) for one in self._taken(item)))
+            self._put(*(one for item in self._feed.take(portion) for one in self._taken(item)))
 
     def _taken(self, item: Planned) -> Iterator[Planned]:
         """What of an asset from the feed may begin; what waits is held, or stays in the feed."""
@@ -118,7 +118,6 @@ class Backlog:
 
     def _leave_out(self) -> None:
         for entry in self._todo:
-            self._holds.left_out(entry[-1])
             if entry[-1].part is None:
                 self._whole_left_out += 1
             else:  # another part may be at work, or have been left out before
@@ -136,16 +135,16 @@ class Backlog:
 
     def add(self, *planned: Planned) -> None:
         """Put assets behind those of their rank."""
+        self._put(*(item for item in planned if not self._holds.keep(item)))
+
+    def _put(self, *planned: Planned) -> None:
         self._too_late = False  # nobody has asked yet whether these would be done in time
         if len(planned) > 1:
-            for item in planned:
-                if not self._holds.keep(item):
-                    self._todo.append(self._entry(item, next(self._last)))
+            self._todo += [self._entry(item, next(self._last)) for item in planned]
             self._todo.sort()
         else:
             for item in planned:
-                if not self._holds.keep(item):
-                    insort(self._todo, self._entry(item, next(self._last)))
+                insort(self._todo, self._entry(item, next(self._last)))
 
     def put_back(self, planned: Planned) -> None:
         """Put an asset before those of its rank: it was nobody's fault that it was not done."""
@@ -159,9 +158,15 @@ class Backlog:
             entry for entry in self._todo if entry[0] == _FIRST or not self._holds.keep(entry[-1])
         ]
 
-    def take_tries(self, now_s: float) -> None:
+    def take_tries(self, now_s: float, in_service: Callable[[], Sequence[str]] = tuple) -> None:
         """Put those before all others whose store is to be tried again."""
-        for planned in self._holds.due(now_s):
+        left_s = self._guards.time.left_s()
+        devices = in_service() if left_s is not None else ()
+
+        def fits(item: Planned) -> bool:
+            return left_s is None or self._in_time(item, devices, left_s)
+
+        for planned in self._holds.due(now_s, fits):
             self._too_late = False
             insort(self._todo, (_FIRST, next(self._first), planned))
 
@@ -214,6 +219,8 @@ class Backlog:
             if not isolated:
                 return
         left_s = self._guards.time.left_s()
+        if left_s is not None:
+            self._give_tries_back(in_service, left_s)
         self._too_late = left_s is not None and left_s > 0
         for entry in self._todo:
             planned = entry[-1]
@@ -230,6 +237,14 @@ class Backlog:
                 if in_service and not set(in_service) - exclude:
                     continue  # without any device asking for one says why
             yield planned, exclude
+
+    def _give_tries_back(self, in_service: Sequence[str], left_s: float) -> None:
+        """What was to be tried and would not be done in time makes way for another."""
+        tries = itertools.takewhile(lambda entry: entry[0] == _FIRST, self._todo)
+        late = [entry for entry in tries if not self._in_time(entry[-1], in_service, left_s)]
+        for entry in late:
+            if self._holds.give_back(entry[-1]):
+                self._todo.remove(entry)
 
     def nothing_fits(self, in_service: Sequence[str]) -> bool:
         """Whether all that is left would not be done before the limit that the user has set."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from audio_batch import events
@@ -33,8 +33,8 @@ class Departures:
     """See the module's docstring. The runner's thread only; everything in it is the runner's.
 
     `copies`: whether what runs late is done once more elsewhere. `awaited`: whether a run without
-    any device waits for one to join. `total` is how many assets there are to do in this run,
-    `positions` by asset which of them it is.
+    any device waits for one to join. `in_service`: the devices that are not out. `total` is how
+    many assets there are to do in this run, `positions` by asset which of them it is.
     """
 
     journal: Journal
@@ -49,6 +49,7 @@ class Departures:
     status_line: Callable[[], str]
     copies: bool
     awaited: Callable[[], bool]
+    in_service: Callable[[], Sequence[str]]
     tries: Counter[str]
     positions: dict[str, int]
     emit: Callable[[events.Event], None]
@@ -70,7 +71,7 @@ class Departures:
         """
         while may_begin():
             self.backlog.take_due()
-            self.backlog.take_tries(self.now_s())
+            self.backlog.take_tries(self.now_s(), self.in_service)
             try:
                 beginning = self.dispatcher.next(self.now_s())
             except SetupError:

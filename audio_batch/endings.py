@@ -22,7 +22,7 @@ from audio_batch.control import Pause, StopControl
 from audio_batch.crew import Crew
 from audio_batch.dispatch import Dispatch
 from audio_batch.errors import Away, ErrorKind, SetupError
-from audio_batch.flights import Flight, Flights, carried_on, unseen
+from audio_batch.flights import Flight, Flights, carried_on, unseen, written_over
 from audio_batch.guards import Guards
 from audio_batch.holds import Holds
 from audio_batch.journal import Journal
@@ -150,7 +150,7 @@ class Endings:
         job = flight.job
         planned = flight.planned
         if outcome.state is not State.DONE and not job.part:
-            planned = carried_on(planned, outcome.stages)
+            planned = written_over(carried_on(planned, outcome.stages), outcome.left)
         if outcome.error_kind is ErrorKind.DISK_FULL:
             self.backlog.put_back(planned)
             self._not_this_time(flight, outcome)

@@ -10,7 +10,7 @@ import ipaddress
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from audio_batch import locations
@@ -18,6 +18,7 @@ from audio_batch.errors import Away
 from audio_batch.flights import Flight
 from audio_batch.held import Hold, job_key, store_keys
 from audio_batch.plan import Planned
+from audio_batch.remote import urls
 from audio_batch.remote.downloads import UNKNOWN
 
 IN_A_ROW = 3
@@ -25,6 +26,9 @@ IN_A_ROW = 3
 
 _BLAMED = 2
 """A store that was held so often, and came back, is not to blame for everything."""
+
+_WITNESSES = 4
+"""So many stores are remembered that have answered last."""
 
 _A_RESOLVER_SAYS_SO = sys.platform == "linux"
 """Whether "no such name" is an answer; elsewhere it is said where there is no network, too."""
@@ -34,7 +38,7 @@ class Evidence:
     """See the module's docstring. The runner's thread only.
 
     Args:
-        s3_endpoint: of an S3 service that is not Amazon's.
+        s3_endpoint: of an S3 service that is not Amazon's, whoever has named it.
     """
 
     def __init__(self, s3_endpoint: str | None = None) -> None:
@@ -43,6 +47,8 @@ class Evidence:
         self._heard_s = self._named_s = -math.inf
         self._suspects: set[str] = set()
         self._slips: set[str] = set()
+        self._known: set[str] = set()
+        self._uris: dict[str, str] = {}  # of each of the stores that have answered last, one
         self._released: Counter[str] = Counter()
 
     def heard(self, origin: str, begun_s: float) -> None:
@@ -51,12 +57,28 @@ class Evidence:
         if has_name(origin, self._s3_endpoint):
             self._named_s = max(self._named_s, begun_s)
 
-    def reached(self, origin: str, begun_s: float) -> None:
+    def reached(self, uri: str, begun_s: float) -> None:
         """A recording's store has answered."""
+        origin = urls.origin(uri)
         self.heard(origin, begun_s)
-        self._slips.discard(origin)
+        self._uris.pop(origin, None)
+        self._uris[origin] = uri
+        if len(self._uris) > _WITNESSES:
+            del self._uris[next(iter(self._uris))]
         for key in store_keys(origin):
             self._reached_s[key] = max(self._reached_s.get(key, -math.inf), begun_s)
+
+    def knows(self, origin: str) -> None:
+        """A store was reached before the run began."""
+        self._known.add(origin)
+
+    def saw(self, planned: Planned) -> None:
+        """An asset comes by, whose recording may have been seen when it was planned."""
+        asset = planned.asset
+        if asset.path is None and asset.seen not in (None, UNKNOWN):
+            where = urls.bucket_of(asset.uri)  # cheap: there may be a million
+            if where not in self._known:
+                self._known.update((where, urls.origin(asset.uri)))
 
     def released(self, key: str, hold: Hold) -> None:
         """A store is back."""
@@ -76,6 +98,24 @@ class Evidence:
         """Whether nobody got through anywhere: the network may be gone."""
         return self._heard_s <= since_s
 
+    def witness(self, hold: Hold, held: Callable[[str], bool]) -> str:
+        """A recording whose store is to be asked too: whether it is the network that is gone.
+
+        It answered before; since then nobody may have asked for anything, since all was there.
+        "" where that would tell nothing new, or nobody has answered yet.
+
+        Args:
+            held: whether a recording's store is away as well.
+        """
+        doubted = self._heard_s <= hold.doubted_s < math.inf
+        if not doubted and not (hold.away.nameless and self._named_s <= hold.since_s):
+            return ""
+        for origin, uri in reversed(self._uris.items()):
+            telling = doubted or has_name(origin, self._s3_endpoint)
+            if telling and origin != hold.away.store and not held(uri):
+                return uri
+        return ""
+
     def is_own(self, key: str, flight: Flight) -> bool:
         """Whether it is not the store: it was held for this job before, and let others in.
 
@@ -92,32 +132,25 @@ class Evidence:
         few = len(hold.waiting) + bool(hold.probe) < IN_A_ROW
         return few and self._heard_s > hold.doubted_s
 
-    def is_slip(
-        self, away: Away, since_s: float, who: Iterable[Planned], *, small: bool = False
-    ) -> bool:
+    def is_slip(self, away: Away, since_s: float, *, small: bool = False) -> bool:
         """Whether a host's name is a slip of who wrote it, and nothing is to be waited for.
 
-        Nobody knows the name, and nothing has come from there in this run; but other names are
-        known.
+        Nobody knows the name, and nothing has come from there, in this run or when it was planned;
+        but other names are known.
 
         Args:
             since_s: since when nobody knows it.
-            who: those that need it.
             small: it will do that the resolver itself says that there is no such name: it has been
                 asked for long, and little is at stake.
         """
-        if not away.nameless or away.store in self._slips:
-            return away.nameless
-        if away.store in self._reached_s or any(map(_was_seen, who)):
+        if not away.nameless or away.store in self._reached_s or away.store in self._known:
             return False
+        if away.store in self._slips:
+            return True
         found = self._named_s > since_s or (small and _A_RESOLVER_SAYS_SO)
         if found:
             self._slips.add(away.store)
         return found
-
-
-def _was_seen(planned: Planned) -> bool:
-    return planned.asset.seen not in (None, UNKNOWN)
 
 
 def has_name(origin: str, s3_endpoint: str | None = None) -> bool:
@@ -125,8 +158,11 @@ def has_name(origin: str, s3_endpoint: str | None = None) -> bool:
     where = s3_endpoint if locations.scheme(origin) == "s3" and s3_endpoint else origin
     if locations.scheme(where) not in locations.WEB:
         return True
+    host = urlsplit(where).hostname or ""
+    if host == "localhost" or host.endswith(".localhost"):
+        return False  # every machine knows it
     try:
-        ipaddress.ip_address(urlsplit(where).hostname or "")
+        ipaddress.ip_address(host)
     except ValueError:
         return True
     return False

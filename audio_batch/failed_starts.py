@@ -62,6 +62,7 @@ class FailedStarts(KeptFile[tuple[str, str], FailedStart]):
         check=_check,
         lost="what kept runs from beginning",
         what="What kept the run from beginning",
+        is_private=True,
     )
 
     def of(self, folder: OutputFolder) -> list[FailedStart]:

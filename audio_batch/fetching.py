@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from audio_batch.asset import Asset
 from audio_batch.errors import AssetError
@@ -35,6 +37,8 @@ class Fetching:
         self.place = place
         self.spares: Callable[[str], bool] = lambda _uri: False
         """Whether a URI's store is not to be asked for now, since it is away. Any thread."""
+        self.answered: Callable[[str, float], None] = lambda _uri, _begun_s: None
+        """Told that a URI's store has answered, and when it was asked (`time.monotonic`)."""
         self.buckets = Buckets(place.access)
         """Those of what was looked at. For the thread that looks."""
         self._inputs = PlacedInputs(place, patience)
@@ -117,7 +121,8 @@ class Fetching:
     def _run(self) -> None:
         while (asset := self._next()) is not None:
             try:
-                room = self._inputs.warm(asset, self._look)
+                answered = partial(self.answered, asset.uri, time.monotonic())
+                room = self._inputs.warm(asset, self._look, answered)
             except _StoppedError:
                 return
             except AssetError as error:

@@ -11,6 +11,7 @@ from audio_batch.gpu.devices import Device
 from audio_batch.outcome import Outcome, Stage, StageRecord, State
 from audio_batch.pipeline import Job
 from audio_batch.plan import Action, Planned
+from audio_batch.storage import PublishedFile
 
 
 @dataclass(slots=True)
@@ -111,6 +112,12 @@ def job_of(
 def unseen(planned: Planned) -> Planned:
     """The asset after an attempt whose end nobody has seen: it may have published any of it."""
     return replace(planned, replaces=planned.formats)
+
+
+def written_over(planned: Planned, left: Sequence[PublishedFile]) -> Planned:
+    """The asset after an attempt that has left outputs: the next one writes over them."""
+    formats = {file.format for file in left}.difference(planned.replaces)
+    return replace(planned, replaces=(*planned.replaces, *sorted(formats))) if formats else planned
 
 
 def carried_on(planned: Planned, records: Sequence[StageRecord]) -> Planned:

@@ -13,6 +13,7 @@ store that is away hold every asset.
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -51,7 +52,7 @@ _NAMELESS_S = 300.0
 
 
 class Holds:
-    """See the module's docstring. The runner's thread only, but for `holds`.
+    """See the module's docstring. The runner's thread only, but for `holds` and `came_ahead`.
 
     Args:
         wait_s: for so long a run with nothing else to do waits, from when a store is held on; 0:
@@ -66,12 +67,14 @@ class Holds:
         ask: asks a silent store whether it answers; None: those that wait find out.
         evidence: what tells whether it is the store's fault.
 
-    `line`, `emit` and `post`, which takes messages to the runner's thread, are the runner's.
+    `line`, `emit`, `now_s` and `post`, which takes messages to the runner's thread, are the
+    runner's.
     """
 
     line: Line
     emit: Callable[[events.Event], None]
     post: Callable[[Message], None]
+    now_s: Callable[[], float]
 
     def __init__(
         self,
@@ -100,13 +103,15 @@ class Holds:
         self._rows: dict[str, Row] = {}
         self._earlier: dict[str, tuple[float, float]] = {}  # since_s, delay_s; nothing done since
         self._passed_over: Counter[str] = Counter()
-        self._done = 0
+        self._waiting = self._done = 0
         self._told_of_slips: set[str] = set()
         self._told_of_waiting = False
+        if self._outputs:
+            self._evidence.knows(self._outputs)  # they were probed before the run
 
     def __len__(self) -> int:
         """How many wait."""
-        return sum(len(hold.waiting) for hold in self._holds.values())
+        return self._waiting
 
     def __iter__(self) -> Iterator[Planned]:
         """What waits."""
@@ -129,13 +134,14 @@ class Holds:
         """
         if not self._wait_s:
             return None
+        self._evidence.saw(planned)
         key, job = store_key(away), flight.job.key
         back: dict[str, int] = {}
         hold = self._holds.get(key)
         if hold is None:
             row = self._rows.setdefault(key, Row(now_s))
             row.failures[job] = row.failures.get(job, 0) + 1
-            if self._evidence.is_slip(away, row.since_s, [planned]):
+            if self._evidence.is_slip(away, row.since_s):
                 del self._rows[key]
                 self._tell_of_slip(key)
                 return None
@@ -150,9 +156,10 @@ class Holds:
             hold.doubted_s = now_s if few else math.inf
         elif hold.probe == job:
             hold.away = away
-            if self._disowned(key, hold, now_s, planned):
+            if self._disowned(key, hold, now_s):
                 return None
         self._landed(job, now_s, but=hold)
+        self._waiting += 1
         if hold.probe != job:
             hold.waiting.appendleft(planned)
             return back
@@ -162,16 +169,12 @@ class Holds:
         hold.waiting.append(planned)
         return back
 
-    def _disowned(self, key: str, hold: Hold, now_s: float, *tried: Planned) -> bool:
-        """Whether a store is held no longer, since what is wrong is wrong with those that need it.
-
-        `tried`: one that does not wait any more.
-        """
-        count = len(hold.waiting) + len(tried) + self._passed_over[key]
+    def _disowned(self, key: str, hold: Hold, now_s: float) -> bool:
+        """Whether a store is held no longer: what is wrong is wrong with those that need it."""
+        count = len(hold.waiting) + bool(hold.probe) + self._passed_over[key]
         small = len(self._holds) == 1 and count < self._done
         small = small and now_s >= hold.since_s + _NAMELESS_S
-        who = (*tried, *hold.waiting)
-        if self._evidence.is_slip(hold.away, hold.since_s, who, small=small):
+        if self._evidence.is_slip(hold.away, hold.since_s, small=small):
             self._tell_of_slip(key)
         elif self._evidence.is_of_few(hold):
             self._evidence.disowned(hold, hold.probe)
@@ -180,8 +183,12 @@ class Holds:
         else:
             return False
         del self._holds[key]
-        self.line.add(*hold.waiting)
+        self._all_go_on(hold)
         return True
+
+    def _all_go_on(self, hold: Hold) -> None:
+        self._waiting -= len(hold.waiting)
+        self.line.add(*hold.waiting)
 
     def _tell_of_slip(self, key: str) -> None:
         if key not in self._told_of_slips:
@@ -226,13 +233,25 @@ class Holds:
         """The store of a job's recording has answered it."""
         if flight.planned.asset.path is not None:
             return
-        origin = urls.origin(flight.planned.asset.uri)
-        self._evidence.reached(origin, flight.begun_s)
-        for key in store_keys(origin):
-            row = self._rows.get(key)
-            if row is not None and row.since_s < flight.begun_s:
-                del self._rows[key]
+        uri = flight.planned.asset.uri
+        self._answered(uri, flight.begun_s)
+        for key in store_keys(urls.origin(uri)):
             self._has_tried(key, flight)
+
+    def came_ahead(self, uri: str, begun_s: float) -> None:
+        """The store of a recording has answered who fetches ahead of need. Any thread.
+
+        Args:
+            begun_s: of `time.monotonic`.
+        """
+        self.post(lambda: self._answered(uri, self.now_s() - (time.monotonic() - begun_s)))
+
+    def _answered(self, uri: str, begun_s: float) -> None:
+        self._evidence.reached(uri, begun_s)
+        for key in store_keys(urls.origin(uri)):
+            row = self._rows.get(key)
+            if row is not None and row.since_s < begun_s:
+                del self._rows[key]
 
     def _has_tried(self, key: str, flight: Flight) -> None:
         hold = self._holds.get(key)
@@ -269,9 +288,20 @@ class Holds:
         """A job has ended in a way that says nothing of a store."""
         self._landed(job, now_s)
 
-    def left_out(self, planned: Planned) -> None:
-        """An asset is not begun in this run, though it was to be tried."""
-        self._landed(job_key(planned), -math.inf)
+    def give_back(self, planned: Planned) -> bool:
+        """What was to be tried would not be done in time: it waits again, and another is tried.
+
+        Returns:
+            False where nothing is held for it any more.
+        """
+        job = job_key(planned)
+        for hold in self._holds.values():
+            if hold.probe == job:
+                hold.probe, hold.answers = "", True
+                hold.waiting.append(planned)
+                self._waiting += 1
+                return True
+        return False
 
     def _landed(
         self, job: str, now_s: float, but: Hold | None = None, *, soon: bool = False
@@ -288,19 +318,22 @@ class Holds:
         count = assets_of(hold.waiting) + self._passed_over[key]
         waited = f" {count} {'asset goes' if count == 1 else 'assets go'} on." if count else ""
         self.emit(events.Notice(f"{key} is back.{waited}", warning=True))
-        self.line.add(*hold.waiting)
+        self._all_go_on(hold)
 
     # -- what waits -------------------------------------------------------------------------------
 
     def keep(self, planned: Planned) -> bool:
         """Whether an asset has to wait, and so is kept here."""
+        self._evidence.saw(planned)
         key = self._needed(planned)
         if key is not None:
             self._holds[key].waiting.append(planned)
+            self._waiting += 1
         return key is not None
 
     def pass_over(self, planned: Planned) -> bool:
         """Whether an asset would have to wait and there is no room for it: it is only counted."""
+        self._evidence.saw(planned)
         key = self._needed(planned) if len(self) >= self._most else None
         if key is not None:
             self._passed_over[key] += 1
@@ -320,19 +353,47 @@ class Holds:
         """Whether a job is the one that shows whether its store is back."""
         return any(hold.probe == job for hold in self._holds.values())
 
-    def due(self, now_s: float) -> Iterator[Planned]:
-        """One of each store's that is to be tried now; it is not kept here any more."""
+    def due(
+        self, now_s: float, fits: Callable[[Planned], bool] = lambda _planned: True
+    ) -> Iterator[Planned]:
+        """One of each store's that is to be tried now; it is not kept here any more.
+
+        Args:
+            fits: whether one would be done in the time left; no other is tried.
+        """
         for key, hold in list(self._holds.items()):
-            if hold.probe or not hold.waiting or hold.asked_s is not None or now_s < hold.next_s:
+            if hold.probe or not hold.waiting or now_s < hold.next_s:
                 continue
+            if hold.asked_s is not None:
+                if now_s < hold.asked_s + LONGEST_S:
+                    continue
+                hold.asked_s, hold.answers = None, True  # who asks is stuck: one finds out
+            first = next((n for n, item in enumerate(hold.waiting) if fits(item)), None)
+            if first is None:
+                hold.next_s = now_s + hold.delay_s
+                continue
+            hold.waiting.rotate(-first)
             if self._ask is None or hold.away.signed_out or hold.answers:
                 planned = hold.waiting.popleft()
+                self._waiting -= 1
                 hold.probe, hold.answers = job_key(planned), False
                 yield planned
             else:
                 hold.asked_s = now_s
                 uri = self._an_output if key == self._outputs else hold.waiting[0].asset.uri
-                self._ask(uri, partial(self._told, key, hold))
+                ask = partial(self._ask, uri, partial(self._told, key, hold))
+                if witness := self._evidence.witness(hold, self.holds):
+                    self._ask(witness, partial(self._vouched, witness, now_s, ask))
+                else:
+                    ask()
+
+    def _vouched(
+        self, witness: str, asked_s: float, then: Callable[[], None], away: Away | None
+    ) -> None:
+        """Another store was asked first. Any thread."""
+        if away is None:
+            self.post(lambda: self._evidence.heard(urls.origin(witness), asked_s))
+        then()
 
     def _told(self, key: str, hold: Hold, away: Away | None) -> None:
         """A store was asked whether it answers. Any thread."""

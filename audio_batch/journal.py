@@ -19,7 +19,7 @@ from audio_batch.journal_file import JournalFile
 from audio_batch.journal_formats import Formats
 from audio_batch.journal_lookup import Lookup
 from audio_batch.journal_outbox import Outbox
-from audio_batch.journal_rows import JournalEntry, RunRecord, outputs_json, storable
+from audio_batch.journal_rows import JournalEntry, RunRecord, outputs_json, storable, with_left
 from audio_batch.outcome import Outcome, Published, Stage, StageRecord, State
 from audio_batch.storage import PublishedFile
 
@@ -313,6 +313,10 @@ class Journal:
                 values["timings"] = json.dumps(outcome.timings_s)
                 values["missing"] = _json_of(outcome.missing)
                 values["suspicions"] = _json_of(outcome.suspicions)
+        elif outcome.left:
+            more += ", outputs = :outputs"
+            row = self._db.execute("SELECT outputs FROM assets WHERE asset_id = :id", values)
+            values["outputs"] = "".join(with_left(column, outcome.left) for (column,) in row)
         self._db.execute(
             "UPDATE assets SET state = :state, finished_at = :now, error_kind = :kind,"
             " error_text = :text, device = :device, attempts = max(0, attempts - :back),"
@@ -332,6 +336,14 @@ class Journal:
                 "UPDATE assets SET state = 'quarantined', error_kind = ?, error_text = ?"
                 " WHERE asset_id = ?",
                 (ErrorKind.WORKER_DIED, text, asset_id),
+            )
+
+    def retell(self, asset_id: str, text: str) -> None:
+        """Have a failure that still stands say what it stands for by now."""
+        with self._file.transaction():
+            self._db.execute(
+                "UPDATE assets SET error_text = :text WHERE asset_id = :id AND error_text <> :text",
+                {"text": storable(text), "id": asset_id},
             )
 
     def forgive(self, asset_ids: Iterable[str]) -> None:

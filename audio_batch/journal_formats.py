@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from audio_batch.journal_file import JournalFile
@@ -56,23 +56,29 @@ class Formats:
         return Written(found, self._listed(_REFUSED))
 
     def note_export(
-        self, formats: Iterable[str], paths: Iterable[str], refused: Iterable[str]
+        self,
+        formats: Iterable[str],
+        paths: Iterable[str],
+        refused: Iterable[str],
+        *,
+        instead_of: Collection[str] = (),
     ) -> None:
-        """Commit that outputs were written by other means than a run.
+        """Commit that outputs are, or were, written by other means than a run.
 
         Args:
             formats: in which.
+            instead_of: those that were noted before the first was written.
             paths: what was written.
             refused: what was not, for its name was another's.
         """
         lists = {
-            _EXPORTED: self._listed(_EXPORTED).union(formats),
+            _EXPORTED: self._listed(_EXPORTED).difference(instead_of).union(formats),
             _REFUSED: self._listed(_REFUSED).difference(paths).union(refused),
         }
         values = [(key, "\n".join(sorted(names))) for key, names in lists.items() if names]
         with self._file.transaction():
-            self._file.db.execute("DELETE FROM meta WHERE key = ?", (_REFUSED,))
-            self._file.db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values)
+            self._file.db.executemany("DELETE FROM meta WHERE key = ?", [(key,) for key in lists])
+            self._file.db.executemany("INSERT INTO meta VALUES (?, ?)", values)
 
     def _listed(self, key: str) -> set[str]:
         with self._file.translated():

@@ -23,7 +23,8 @@ class JournalEntry:
     """One asset's row.
 
     `suspicions` say why its words may not be all that was said, `redone` how often it was done
-    again because of them: what stands came of the last time.
+    again because of them: what stands came of the last time. `outputs` without a JSON are what an
+    attempt left that failed, or what was sound of what is to be made again.
     """
 
     asset_id: str
@@ -49,6 +50,11 @@ class JournalEntry:
     suspicions: tuple[str, ...]
     redone: int
     run_id: int
+
+    @property
+    def published(self) -> tuple[PublishedFile, ...]:
+        """Its outputs, where there is a JSON that vouches for them."""
+        return self.outputs if any(file.format == "json" for file in self.outputs) else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +103,12 @@ def outputs_json(outputs: Iterable[PublishedFile]) -> str:
             for output in outputs
         ]
     )
+
+
+def with_left(column: str, left: Iterable[PublishedFile]) -> str:
+    """The column `outputs`, with what an attempt that failed has written by now."""
+    files = {file.path: file for file in (*_outputs(column), *left)}
+    return outputs_json(files.values())
 
 
 _SINCE = {"missing": (2, "'[]'"), "suspicions": (3, "'[]'"), "redone": (3, "0")}

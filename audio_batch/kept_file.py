@@ -67,6 +67,7 @@ class Content(Generic[K, E]):
         lost: what a damaged file loses, for a sentence: "… is damaged: {lost} is lost."
         schema_version: of the file.
         what: it is, for a sentence: "{what} cannot be kept …".
+        is_private: whether nobody but the user may read it (where files have such a mode).
     """
 
     file_name: str
@@ -77,6 +78,7 @@ class Content(Generic[K, E]):
     lost: str
     schema_version: int = 1
     what: str = "What was learnt of devices"
+    is_private: bool = False
 
 
 @dataclass(slots=True)
@@ -223,6 +225,8 @@ class KeptFile(Generic[K, E]):
             self.content.list_name: [adapter.dump_python(one, mode="json") for one in kept],
         }
         write_atomic(self.path, json.dumps(document, indent=1).encode("ascii"))
+        if self.content.is_private:
+            self.path.chmod(0o600)
 
     def _tell(self, text: str) -> None:
         if not self._told:

@@ -65,6 +65,7 @@ class Occupied:
     Args:
         written: what earlier runs may have written here.
         ids: of all assets of the manifest.
+        overwrites: whether anything that is there may be written over.
 
     Attributes:
         taken: names that hold transcripts of assets which are not of the manifest.
@@ -73,10 +74,16 @@ class Occupied:
     """
 
     def __init__(
-        self, outputs: Outputs, written: Written, ids: Callable[[], Iterable[str]]
+        self,
+        outputs: Outputs,
+        written: Written,
+        ids: Callable[[], Iterable[str]],
+        *,
+        overwrites: bool = False,
     ) -> None:
         self._outputs = outputs
         self._written = written
+        self._overwrites = overwrites
         self._ids = ids
         self._known: set[int] | None = None
         self._is_empty: bool | None = None
@@ -97,12 +104,12 @@ class Occupied:
         """
         return [one.path for one in self._foreign(folder, self.strangers)]
 
-    def still_barred(self, folder: OutputFolder) -> set[str]:
+    def still_barred(self, folder: OutputFolder) -> dict[str, str]:
         """The assets, of those looked at since the last time, that have failed because a name of
-        theirs was another's, and it still is. Raises as `told`.
+        theirs was another's, and one still is; with its path. Raises as `told`.
         """
         some, self._in_the_way = self._in_the_way, []
-        return {one.asset_id for one in self._foreign(folder, some)}
+        return {one.asset_id: one.path for one in self._foreign(folder, some)}
 
     def stood(self, output_name: str, formats: Sequence[str]) -> tuple[str, ...]:
         """The formats in which something stood under a name that was looked at."""
@@ -185,8 +192,9 @@ class Occupied:
         name = claim.output_name
         for format_name in claim.formats:
             path = f"{name}{FORMATS[format_name].suffix}"
-            # Also where there is no size to be had: of a link that leads nowhere.
-            if self._outputs.size_bytes(path) is not None or self._outputs.is_seen(path):
+            # A link that leads nowhere has no size; what it leads to may only be away.
+            seen = self._overwrites and self._outputs.is_seen(path)
+            if seen or self._outputs.size_bytes(path) is not None:
                 self._stood.append(hash(path))
                 self._is_in_order = False
         size = self._outputs.size_bytes(f"{name}{_JSON}")
@@ -247,7 +255,7 @@ def is_of_row(entry: JournalEntry, output_name: str, path: str, was_asked: bool)
     if any(file.path == path for file in entry.outputs):
         return True
     if entry.error_kind is ErrorKind.OUTPUT_EXISTS:
-        return False  # it has written nothing
+        return False  # what it has written is listed
     # As `plan.rendering_of` has it.
     name = entry.rendering.partition("|")[0].partition(":")[2]
     return name == output_name and (was_asked or entry.state is not State.DONE)

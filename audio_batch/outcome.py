@@ -76,7 +76,7 @@ class Outcome:
     `reached`: the recording's store has answered this attempt, with the recording or without.
     `superseded`: another device has published the asset meanwhile. `rehearsed`: done without
     keeping or publishing anything. `away`: it failed because its store, or that of the outputs, is
-    away.
+    away. `left`: outputs that an attempt had published before it failed, which vouch for nothing.
     """
 
     asset_id: str
@@ -106,6 +106,7 @@ class Outcome:
     source: str | None = None
     reached: bool = False
     away: Away | None = None
+    left: tuple[PublishedFile, ...] = ()
 
 
 @dataclass(slots=True)

@@ -20,7 +20,7 @@ import platformdirs
 
 from audio_batch import locations, turns
 from audio_batch.errors import SetupError, UsageError
-from audio_batch.folder_lock import LOCK, FolderLock
+from audio_batch.folder_lock import LOCK, FolderLock, despite_removal
 from audio_batch.leftovers import Leftovers
 from audio_batch.manifest_sources import SourceError, local_text
 from audio_batch.outputs import OutputPlace
@@ -72,6 +72,7 @@ class OutputFolder:
         self.crash_log_path = self.state / "crash.log"
         self.summary_path = root / (f"summary.{tag}.json" if tag else "summary.json")
         self._lock_path = self.state / LOCK
+        self._is_made = False
 
     @classmethod
     def at(
@@ -145,6 +146,11 @@ class OutputFolder:
             UsageError: the state folder is another output folder's.
         """
         self._refuse_links()
+        despite_removal(self._make)
+        self._is_made = True
+        self.place.open()
+
+    def _make(self) -> None:
         within = self.state.is_relative_to(self.root)
         try:
             for folder in (self.state,) if within else (self.root, self.state):
@@ -155,7 +161,6 @@ class OutputFolder:
         except OSError as error:
             raise self._unwritable(folder, error) from error
         self._own()
-        self.place.open()
 
     def _unwritable(self, folder: Path, error: OSError | NotImplementedError) -> SetupError:
         reason = getattr(error, "strerror", None) or error
@@ -172,7 +177,10 @@ class OutputFolder:
         if self.is_elsewhere:
             folders.append(self.root / STATE_FOLDER)  # a lock is taken there
         for folder in dict.fromkeys(folders):
-            inside = folder.iterdir() if folder.is_dir() else ()
+            inside: list[Path] = []
+            if folder.is_dir():
+                with contextlib.suppress(FileNotFoundError):  # a failed start takes it back
+                    inside = list(folder.iterdir())
             for path in (folder, *inside):
                 if path.is_symlink():
                     raise SetupError(
@@ -220,7 +228,7 @@ class OutputFolder:
         lock = FolderLock(self.where, self.shard, self._unwritable)
         with contextlib.ExitStack() as held:
             lock.take(held, self.whole)
-            if self.is_elsewhere and self.root.is_dir():
+            if self.is_elsewhere and (self._is_made or self.root.is_dir()):
                 # Runs with other states may write into the same folder.
                 with contextlib.suppress(SetupError):
                     lock.take(held, self.root / STATE_FOLDER)

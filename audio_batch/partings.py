@@ -15,6 +15,7 @@ from audio_batch.lengths import Lengths
 from audio_batch.outcome import Stage, StageRecord
 from audio_batch.parts import Part
 from audio_batch.plan import Action, Planned
+from audio_batch.remote.downloads import UNKNOWN
 from audio_batch.survey import declared_duration_s
 
 _UNSURE_X = 4.0
@@ -62,16 +63,12 @@ class Partings:
         heard: dict[Part, StageRecord] = {}
         duration_s = self._duration_s(planned)
         if duration_s is not None:
-            words = planned.stages[Stage.TRANSCRIBE]
-            heard = dict(
-                parts.begun(
-                    self.heard.get(planned.asset.id, ()),
-                    duration_s,
-                    planned.source,
-                    words,
-                    planned.decoding,
-                )
-            )
+            heard = self._begun(planned, duration_s, planned.source)
+            if not heard and planned.source == UNKNOWN and planned.entry is not None:
+                # It could not be looked at: what was heard is gone on with, as what is kept is.
+                heard = self._begun(planned, duration_s, planned.entry.source)
+                if heard:
+                    planned = whole = replace(planned, source=planned.entry.source)
             count = next(iter(heard)).count if heard else parts.how_many(duration_s, self.slots)
             grid = parts.split(duration_s, count)
         todo = [part for part in grid if part not in heard]
@@ -84,6 +81,11 @@ class Partings:
                 yield replace(planned, part=part)
         else:
             yield whole
+
+    def _begun(self, planned: Planned, duration_s: float, source: str) -> dict[Part, StageRecord]:
+        words = planned.stages[Stage.TRANSCRIBE]
+        records = self.heard.get(planned.asset.id, ())
+        return dict(parts.begun(records, duration_s, source, words, planned.decoding))
 
     def _duration_s(self, planned: Planned) -> float | None:
         """The length of a recording that is to be cut; None where it is not to be."""

@@ -195,7 +195,7 @@ def _attempt(work: StageWork) -> Outcome:
         if job.claim and not claim(context.state, job.claim):
             return dataclasses.replace(outcome, superseded=True)
         with clock.stage("publish"):
-            outputs = publish_all(context.named(transcript), work.job, context)
+            outputs = publish_all(context.named(transcript), work)
     except Exception as error:
         return _failed(outcome, work, Failure.of(error, job.asset.id))
     outcome = dataclasses.replace(
@@ -216,7 +216,7 @@ def _attempt(work: StageWork) -> Outcome:
         text = f"{_WITHOUT[stage]}: {failure.text}"
         failed = _failed(outcome, work, dataclasses.replace(failure, text=text))
         missing = tuple(work.failures)
-        return dataclasses.replace(failed, state=State.INCOMPLETE, missing=missing)
+        return dataclasses.replace(failed, state=State.INCOMPLETE, missing=missing, left=())
     return dataclasses.replace(outcome, timings_s=clock.timings_s, stages=tuple(work.records))
 
 
@@ -268,6 +268,7 @@ def _failed(outcome: Outcome, work: StageWork, failure: Failure) -> Outcome:
         away=failure.away,
         timings_s=work.clock.timings_s,
         stages=tuple(work.records),
+        left=tuple(work.published.values()),
     )
 
 
@@ -307,7 +308,7 @@ def publish_words(work: StageWork, heard: Transcribed, aligned: Aligned | None) 
     job, context = work.job, work.context
     missing = [Stage.DIARIZE] if aligned else [s for s in job.stages if s is not Stage.TRANSCRIBE]
     words = assemble(work, heard, aligned, None, tuple(s for s in missing if s in job.stages))
-    outputs = publish_all(context.named(words), job, context)
+    outputs = publish_all(context.named(words), work)
     context.published(Published(job.asset.id, outputs, words.missing, words.duration_s))
 
 
@@ -350,12 +351,15 @@ def read_published(outputs: Outputs, job: Job) -> Transcript | None:
     return transcript if ours else None
 
 
-def publish_all(transcript: Transcript, job: Job, context: Context) -> tuple[PublishedFile, ...]:
+def publish_all(transcript: Transcript, work: StageWork) -> tuple[PublishedFile, ...]:
     """Write every format, the canonical JSON last: it vouches for the others.
 
+    `work.published` tells what was written, also where this fails.
+
     Raises:
-        AssetError: as `Outputs.publish`; nothing is written where a name is another's.
+        AssetError: as `Outputs.publish`; nothing is written where a name is seen to be another's.
     """
+    job, context = work.job, work.context
     options = FormatOptions(
         max_line_width=context.options.max_line_width,
         max_line_count=context.options.max_line_count,
@@ -368,6 +372,10 @@ def publish_all(transcript: Transcript, job: Job, context: Context) -> tuple[Pub
     for name in names:
         publisher.see(name, texts[name])
     publisher.see("json")
-    published = [publisher.publish(name, texts[name]) for name in names]
+    published = []
+    for name in names:
+        file = publisher.publish(name, texts[name])
+        work.published[file.path] = file
+        published.append(file)
     sealed = seal(transcript, published, source=job.source, rendering=job.rendering)
     return (*published, publisher.publish("json", sealed))

@@ -145,7 +145,8 @@ def plan(
         name = output_names[asset.id]
         entry = known.get(asset.id)
         source = asset.seen or source_identity(asset.path)
-        if source == UNKNOWN and entry is not None:
+        unseen = source == UNKNOWN
+        if unseen and entry is not None:
             source = entry.source  # a network that is down undoes nothing
         kept = _NOTHING_KEPT
         if (done := stages.get(asset.id)) and not options.overwrite:
@@ -173,11 +174,20 @@ def plan(
             kept=kept,
             entry=entry,
         )
-        planned.append(draft if entry is None else decide(draft, entry, options, stands))
+        item = draft if entry is None else decide(draft, entry, options, stands)
+        planned.append(_as_it_is_now(item) if unseen else item)
     if known:
         # What may crash the program or break a device again costs the least at the end.
         planned.sort(key=danger)
     return planned
+
+
+def _as_it_is_now(planned: Planned) -> Planned:
+    """An asset whose store could not be asked: what is done from its recording alone is done from
+    the one that lies there now, not from that of an earlier run, which the cache may still have."""
+    if planned.action is not Action.PROCESS or planned.kept or not planned.missing:
+        return planned
+    return dataclasses.replace(planned, source=UNKNOWN)
 
 
 _NOTHING_KEPT: Mapping[Stage, StageRecord] = {}
@@ -226,10 +236,17 @@ def _same(planned: Planned) -> bool:
     )
 
 
+def _as_it_was(planned: Planned) -> Planned:
+    """Where the recording could not be looked at, take it for that of the journal's row."""
+    if planned.source != UNKNOWN or planned.entry is None:
+        return planned
+    return dataclasses.replace(planned, source=planned.entry.source)
+
+
 def danger(planned: Planned) -> int:
     """How much an asset may cost the others: 0 for most, more the later it should come."""
     entry = planned.entry
-    if entry is None or entry.state is State.DONE or not _same(planned):
+    if entry is None or entry.state is State.DONE or not _same(_as_it_was(planned)):
         return 0
     return 2 * entry.deaths + (entry.error_kind in _COSTLY or _often_killed(entry))
 
@@ -406,6 +423,7 @@ def stands_all_the_same(outcome: Outcome) -> Outcome:
         error_text=None,
         rendered_only=True,
         stages=(),
+        left=(),
     )
 
 

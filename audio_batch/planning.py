@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from functools import partial
 from pathlib import PurePosixPath
 
@@ -17,6 +17,7 @@ from audio_batch.outputs import Outputs, intact
 from audio_batch.plan import Planned
 from audio_batch.recovery import Recovery
 from audio_batch.remote import buckets
+from audio_batch.storage import name_taken
 from audio_batch.todo import Planner, Todo, names_of_others
 
 
@@ -30,7 +31,9 @@ def todo_of(night: Night) -> Todo:
     outputs = night.folder.place.open()
     written = night.journal.formats.written()
     has_run = night.journal.last_run() is not None  # before one is made up of what is taken over
-    occupied = Occupied(outputs, written, night.manifest.assets.ids)
+    occupied = Occupied(
+        outputs, written, night.manifest.assets.ids, overwrites=night.options.overwrite
+    )
     recovery = Recovery(outputs, night.journal, partial(_begin_recovery, night), occupied.note)
     taken: set[str] = set()
     while True:
@@ -104,9 +107,14 @@ def _planned(
     return Todo.of(night.assets, planner)
 
 
-def _examine(night: Night, occupied: Occupied, planned: Sequence[Planned]) -> set[str]:
+def _examine(night: Night, occupied: Occupied, planned: Sequence[Planned]) -> Set[str]:
     occupied.look(_claims(planned))
-    return occupied.still_barred(night.folder)
+    barred = occupied.still_barred(night.folder)
+    if barred and not night.options.overwrite:
+        with night.journal.grouped():
+            for asset_id, path in barred.items():
+                night.journal.retell(asset_id, str(name_taken(path)))
+    return barred.keys()
 
 
 def _claims(planned: Sequence[Planned]) -> Iterator[Claim]:

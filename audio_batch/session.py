@@ -42,6 +42,7 @@ from audio_batch.precautions import guards_of
 from audio_batch.preflight import PreflightRequest, before_run
 from audio_batch.preflight.stores import SignIn
 from audio_batch.remembered import Remembered
+from audio_batch.remote import aws
 from audio_batch.remote.settings import inputs_of
 from audio_batch.reporters import Steady
 from audio_batch.request import Request, choose, output_folder, read_manifest
@@ -101,6 +102,7 @@ def execute(request: Request, interface: Interface) -> ExitCode:
         if not known:
             stack.enter_context(folder.locked())
             stack.push(traces.clear)
+            folder.create()  # again: a start that failed meanwhile may have taken back what it made
         lineup = find_lineup(settings, assets.languages(), notice=interface.notice)
         options = build_options(settings, lineup.model)
         if lineup.model.is_demo:
@@ -265,6 +267,7 @@ def _run(night: Night, todo: Todo, fleet: Fleet) -> None:
     places.ahead = pace.ahead.most
     make_pool, loader = workers_of(night, fleet, places)
     alone = fleet.cluster is None  # a cluster's nodes have caches and ways of their own
+    stores = (night.folder.place.location, *stores_of(night.assets))
     holds = Holds(
         night.options.outage_wait_s,
         night.folder.place.location,
@@ -272,9 +275,9 @@ def _run(night: Night, todo: Todo, fleet: Fleet) -> None:
         sign_in=signing_in(night.settings, night.interface),
         at_hand=night.fetching.has if alone else lambda _asset, _source: False,
         ask=asking(night.fetching.place.access) if alone else None,
-        evidence=Evidence(night.settings.s3_endpoint),
+        evidence=Evidence(aws.endpoint_of(night.fetching.place.access, stores)),
     )
-    night.fetching.spares = holds.holds
+    night.fetching.spares, night.fetching.answered = holds.holds, holds.came_ahead
 
     def take(arrival: Arrival) -> None:
         fleet.add(arrival)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from audio_batch.options import DecodingOptions
     from audio_batch.pipeline import Context, Job
     from audio_batch.remote.inputs import Recording
+    from audio_batch.storage import PublishedFile
 
 _log = logging.getLogger("audio_batch.pipeline")
 
@@ -44,7 +45,8 @@ _Result = TypeVar("_Result", Transcribed, Aligned, Diarized)
 class StageWork:
     """One attempt's stages. `records` are those done, `failures` the later stages that failed.
 
-    `recognizer` is what heard the words, None where they were kept.
+    `recognizer` is what heard the words, None where they were kept. `published` are the outputs
+    that were written, by path.
     """
 
     job: Job
@@ -54,6 +56,7 @@ class StageWork:
     records: list[StageRecord] = field(default_factory=list)
     failures: dict[Stage, Failure] = field(default_factory=dict)
     recognizer: Recognizer | None = None
+    published: dict[str, PublishedFile] = field(default_factory=dict)
     _path: Path | None = None
     _audio: Audio | None = None
     _elsewhere_s: float = 0.0

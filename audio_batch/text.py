@@ -83,6 +83,11 @@ _SECRETS = (
         r"(?i)\b(?!(?:az|abfss?)://(?-i:[a-z0-9$-]{1,63})@)(?P<keep>[a-z][a-z0-9+.-]{0,30}://)"
         r"(?:[^\s/?#\"'<>]{1,512}|[^\s/?#@:\"'<>]{0,128}:(?!\d{1,5}[/?#])[^\s@\"'<>]{0,512})(?=@)"
     ),
+    # the same in a URL that was taken for a path, which leaves one slash
+    re.compile(
+        r"(?i)\b(?P<keep>[a-z][a-z0-9+.-]{1,30}:[/\\])"
+        r"[^\s/\\?#@:\"'<>]{0,128}:[^\s/?#@\"'<>]{1,512}(?=@)"
+    ),
     re.compile(rf"(?i)(?P<keep>[?&;](?:{_SECRET_QUERY})=)[^&#\s\"'<>]+"),
     # NAME=value and NAME="value"; a value that begins with < is a placeholder in an instruction
     re.compile(

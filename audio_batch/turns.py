@@ -5,31 +5,38 @@ once each would do all of that before any held the folder. So the first act of `
 turn with the folder of its `-o`: the others sleep, and once the folder is locked they say so, and
 have imported none of it.
 
-A turn is for the order alone. It is the kernel's lock of a folder that is there already; nothing is
-made or written. Who waits too long goes ahead without one, and so does everybody where the command
-line does not name a local folder, or folders cannot be locked (Windows, network file systems).
+A turn is for the order alone. It is a name that the kernel gives to one process (an abstract
+socket, to which nobody can connect) and takes back when it ends, however that is; nothing is made
+or written. No lock of the folder itself would do: cron's `flock -n OUT audio-batch run ...` has
+that all night. Who waits too long goes ahead without a turn, and so does everybody where the
+command line does not name a local folder, or there are no such names (Windows, macOS).
 Whether a run may begin is for `folder_lock` to say, whose lock is looked at here and never taken.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from audio_batch.errors import LockedError
 from audio_batch.locations import absolute, scheme
 
-_LONGEST_S = 60.0
+if TYPE_CHECKING:
+    import socket
+
+_LONGEST_S = 10.0
 """How long a start waits for others that have not locked their folder yet."""
 _GLANCE_S = 0.2
 """How long the folder must be seen locked: whoever only looks holds its lock for a moment."""
 _ASK_EVERY_S = 0.05
 
-_turn: list[int] = []
-"""The descriptor that holds the turn of this process, if it has one."""
+_turn: list[socket.socket] = []
+"""What holds the turn of this process, if it has one."""
 
 
 def take(arguments: Sequence[str]) -> None:
@@ -42,7 +49,7 @@ def take(arguments: Sequence[str]) -> None:
         LockedError: another run holds the folder (exit 11).
     """
     folder = _output_folder(arguments)
-    if folder is None or sys.platform == "win32":
+    if folder is None or sys.platform != "linux":
         return
     begun_s = free_s = now_s = time.monotonic()
     while now_s - begun_s < _LONGEST_S:
@@ -59,7 +66,7 @@ def take(arguments: Sequence[str]) -> None:
 def end() -> None:
     """Let the next start go ahead: this one holds its folder, or is over."""
     while _turn:
-        os.close(_turn.pop())
+        _turn.pop().close()
 
 
 def _output_folder(arguments: Sequence[str]) -> Path | None:
@@ -86,7 +93,7 @@ def _output_folder(arguments: Sequence[str]) -> Path | None:
         return None
 
 
-if sys.platform != "win32":
+if sys.platform == "linux":
     import fcntl
 
     def _is_locked(folder: Path) -> bool:
@@ -107,15 +114,18 @@ if sys.platform != "win32":
 
     def _is_ours(folder: Path) -> bool:
         """Whether the turn has come, or there can be none."""
+        import hashlib  # late: whatever else is asked of the program needs neither
+        import socket
+
+        digest = hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()
         try:
-            there = next(place for place in (folder, *folder.parents) if place.is_dir())
-            asked = os.open(there, os.O_RDONLY | os.O_DIRECTORY)
-        except (OSError, ValueError, StopIteration):
+            asked = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        except OSError:
             return True
         try:
-            fcntl.flock(asked, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            asked.bind(f"\0audio-batch-turn-{digest}")
         except OSError as error:
-            os.close(asked)
-            return not isinstance(error, BlockingIOError)
+            asked.close()
+            return error.errno != errno.EADDRINUSE
         _turn.append(asked)
         return True

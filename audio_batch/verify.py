@@ -125,12 +125,12 @@ def verify(folder: OutputFolder, journal: Journal) -> Verification:
         waiting += waits
         unfinished += len(some) - len(finished) - len(waits)
         results = _results(journal, finished)
-        output_faults = outputs.faults([o for entry in finished for o in entry.outputs])
+        output_faults = outputs.faults([o for entry in finished for o in entry.published])
         result_faults = kept.faults([r.file for entry in finished for r in results[entry.asset_id]])
         for entry in finished:
-            problems = [(output, next(output_faults)) for output in entry.outputs]
+            problems = [(output, next(output_faults)) for output in entry.published]
             whole = tuple(output for output, problem in problems if problem is None)
-            if len(whole) < len(entry.outputs):
+            if len(whole) < len(problems):
                 sound[entry.asset_id] = whole
             damages += [
                 Damage(entry.asset_id, output.format, output.path, problem)

@@ -135,6 +135,7 @@ def wire(means: Means) -> Wiring:
     stop = StopControl(mail.inbox, means.grace_s)
     backlog = Backlog(guards, expectation, rank_of(options, means.pace.lengths), holds)
     holds.line, holds.emit, holds.post = backlog, announcer.emit, mail.inbox.put
+    holds.now_s = now_s
     crew = Crew(
         means.balancer,
         means.loader(pool),
@@ -221,6 +222,7 @@ def wire(means: Means) -> Wiring:
         status_line=means.balancer.status_line,
         copies=means.makes_copies,
         awaited=arrivals.awaited,
+        in_service=crew.in_service,
         tries=tries,
         positions=positions,
         emit=announcer.emit,

@@ -17,7 +17,7 @@ from test_runner import done as heard_here
 from audio_batch import events
 from audio_batch.backlog import Backlog
 from audio_batch.errors import Away, ErrorKind
-from audio_batch.evidence import Evidence
+from audio_batch.evidence import Evidence, has_name
 from audio_batch.feeding import ListFeed
 from audio_batch.flights import Flight, Flights, job_of
 from audio_batch.gpu.devices import CPU
@@ -384,6 +384,89 @@ def test_a_host_that_has_given_something_tonight_has_a_name_whoever_knows_it() -
     assert holds.failed(flight(tried, 20), tried, NAMELESS, 20) is not None
 
 
+@pytest.mark.parametrize(
+    ("origin", "endpoint", "named"),
+    [
+        ("https://well.example", None, True),
+        ("http://localhost:8080", None, False),
+        ("https://web.localhost", None, False),
+        ("http://127.0.0.1:8080", None, False),
+        ("s3://bucket", None, True),
+        ("s3://bucket", "http://localhost:9000", False),
+        ("s3://bucket", "https://s3.well.example", True),
+        ("gs://bucket", "http://localhost:9000", True),
+    ],
+)
+def test_only_a_name_that_is_looked_up_tells_that_names_are_known(
+    origin: str, endpoint: str | None, named: bool
+) -> None:
+    assert has_name(origin, endpoint) is named
+
+
+@pytest.mark.parametrize("how", ["seen of another", "taken for a slip before", "outputs"])
+def test_a_host_that_was_reached_before_the_run_is_no_slip(how: str) -> None:
+    """Whoever of it was seen, and however few those are that fail."""
+    holds = Holds(3600, "https://typo/out" if how == "outputs" else "")
+    holds.line, holds.emit = Queue(), lambda _: None
+    named, first, *items = lying("https://well/1", *["https://typo/a"] * 4)
+    if how == "taken for a slip before":
+        assert holds.failed(flight(first, 0), first, NAMELESS, 0) is None
+        holds.reached(flight(named, 1))
+        assert holds.failed(flight(first, 0), first, NAMELESS, 0) is None
+        for item in items:
+            assert holds.failed(flight(item, 0), item, NAMELESS, 0) is None
+    if how != "outputs":
+        asset = dataclasses.replace(first.asset, seen="5:tag")
+        assert not holds.keep(dataclasses.replace(first, asset=asset))  # it lies in the cache
+    for item in items:
+        holds.reached(flight(named, 1))
+        back = holds.failed(flight(item, 0), item, NAMELESS, 0)
+    assert back is not None
+    holds.reached(flight(named, 10))
+    (tried,) = holds.due(20)
+    assert holds.failed(flight(tried, 20), tried, NAMELESS, 20) is not None
+
+
+def test_who_asks_and_never_tells_does_not_keep_a_store_held() -> None:
+    asked = list[str]()
+    holds = Holds(3600, ask=lambda uri, _told: asked.append(uri))
+    holds.line, holds.emit = Queue(), lambda _: None
+    (item,) = lying("https://one/a")
+    away = Away("https://one", signed_out=False, reason="nobody is there")
+    assert holds.failed(flight(item, 0), item, away, 0, last=True) is not None
+    assert not list(holds.due(20)) and not list(holds.due(139))
+    assert list(holds.due(141)) == [item]
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("nameless", [False, True])
+def test_those_whose_recordings_have_come_ahead_tell_that_it_is_not_the_network(
+    nameless: bool,
+) -> None:
+    """All that lies elsewhere was there before: another store is asked, and vouches."""
+    asked, told = list[str](), list[Callable[[], None]]()
+    away = dataclasses.replace(NAMELESS, nameless=nameless)
+
+    def ask(uri: str, answer: Callable[[Away | None], None]) -> None:
+        asked.append(uri)
+        answer(away if "typo" in uri else None)
+
+    holds, queue = Holds(3600, ask=ask), Queue()
+    holds.line, holds.emit, holds.post, holds.now_s = queue, lambda _: None, told.append, lambda: 2
+    item, *more = lying(*["https://typo/a"] * 3)
+    holds.came_ahead("https://well/1", time.monotonic() - 1)
+    told.pop()()
+    for one in (item, *more)[: 3 if nameless else 1]:
+        back = holds.failed(flight(one, 5), one, away, 9, last=True)
+    assert back is not None
+    for now_s in (10, 30):
+        assert not list(holds.due(now_s))
+    assert asked == ["https://well/1", "https://typo/a"]
+    while told:
+        told.pop(0)()
+    assert (len(holds), bool(queue.added)) == (0, True)
+
+
 @pytest.mark.parametrize(("local", "slips"), [(3, False), (5, sys.platform == "linux")])
 def test_a_slip_beside_local_files_is_not_waited_for_for_an_hour(local: int, slips: bool) -> None:
     holds, queue = Holds(3600), Queue()
@@ -655,20 +738,29 @@ def test_what_would_show_that_a_store_is_back_but_takes_too_long_lets_another_tr
     expectation = Expectation()
     for _ in range(20):
         expectation.observe("cpu", 1.0, 1000.0)
-    guards = Guards(time=TimeLimit.of_flags(None, "60s"))
+    guards = Guards(time=TimeLimit.of_flags(None, "2000s"))
     backlog = Backlog(guards, expectation, holds=holds)
     holds.line, holds.emit = backlog, lambda _: None
     items = [
-        dataclasses.replace(item, asset=dataclasses.replace(item.asset, duration_s=100.0))
+        dataclasses.replace(item, asset=dataclasses.replace(item.asset, duration_s=1000.0))
         for item in lying("s3://one/a", "s3://one/b", "")
     ]
-    held(holds, *items[:2])
-    backlog.take_tries(2)
-    assert backlog.waiting == 1
+    short = dataclasses.replace(items[0].asset, id="short", duration_s=1.0)
+    held(holds, *items[:2], dataclasses.replace(items[0], asset=short))
+    backlog.take_tries(2)  # without any device nobody can tell
+    assert [item.asset.id for item in backlog.ahead(9)] == ["a0"]
     assert not list(backlog.eligible(Flights(), ["cpu"], {}, isolated=False))
+    assert backlog.only_held and len(holds) == 3
+    backlog.take_tries(2, lambda: ["cpu"])
+    ((tried, _),) = backlog.eligible(Flights(), ["cpu"], {}, isolated=False)
+    assert tried.asset.id == "short"
+    backlog.remove(tried)
+    holds.ended(flight(tried, 2), heard_here(flight(tried, 2).job), 3)
+    backlog.take_tries(9, lambda: ["cpu"])
+    assert backlog.only_held and len(holds) == 2, "none that waits would be done"
+    assert backlog.nothing_fits(["cpu"])
     backlog.feed_from(ListFeed(items[2:]), lambda item: (item,))
-    assert backlog.left_out == 1
-    assert [item.asset.id for item in holds.due(3)] == ["a1"]
+    assert backlog.left_out == 0
 
 
 def test_a_signal_does_not_wait_for_what_is_tried(house: House) -> None:

@@ -22,6 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from program import SHARED, write_tone
+from test_plan import entry
+from test_runner import planned as runner_planned
 
 from audio_batch import models, parts, stages
 from audio_batch.engines import LoadRequest, Recognizer, open_engine
@@ -35,8 +37,10 @@ from audio_batch.media import MediaLimits, decode
 from audio_batch.options import DecodingOptions, RunOptions, SpeakerLimits, resolve_decoding
 from audio_batch.outcome import Outcome, Stage, StageRecord, State
 from audio_batch.outputs import LocalOutputs
+from audio_batch.partings import Partings
 from audio_batch.parts import Part, join, middle_of_pause, split
 from audio_batch.pipeline import Context, Job, process, source_identity
+from audio_batch.remote.downloads import UNKNOWN
 from audio_batch.stages import Transcribed
 from audio_batch.storage import STATE_FOLDER, PublishedFile
 from audio_batch.transcript import Segment, Speaker, Turn, Word
@@ -233,6 +237,23 @@ def test_the_division_that_was_begun_is_gone_on_with() -> None:
     assert parts.begun(records, 900.0, "1:1", "w", safer) == {}
     odd = dataclasses.replace(records[0], part="1of0")
     assert parts.begun([odd], 900.0, "1:1", "w", DecodingOptions()) == {}
+
+
+@pytest.mark.parametrize(("words", "source", "begun"), [("w", "1:1", 1), ("other", UNKNOWN, 2)])
+def test_what_was_heard_of_what_cannot_be_looked_at_now_is_gone_on_with(
+    tmp_path: Path, words: str, source: str, begun: int
+) -> None:
+    first, _ = split(900.0, 2)
+    (planned,) = runner_planned(1)
+    asset = Asset("a", "https://one/a.wav", None, "a", 0, duration_s=900.0, seen=UNKNOWN)
+    stages = {Stage.TRANSCRIBE: "w"}
+    planned = dataclasses.replace(
+        planned, asset=asset, source=UNKNOWN, stages=stages, entry=entry(tmp_path)
+    )
+    partings = Partings(longest_s=60.0, slots=2, heard={"a": [record(first, words=words)]})
+    found = list(partings.cut(planned))
+    assert len(found) == begun
+    assert {one.source for one in found} == {source}
 
 
 # -- in the pipeline ------------------------------------------------------------------------------

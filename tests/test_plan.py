@@ -15,6 +15,7 @@ from audio_batch.manifest import Asset
 from audio_batch.options import TEMPERATURE_LADDER, DecodingOptions, RunOptions, WantedStages
 from audio_batch.outcome import Outcome, Stage, StageRecord, State
 from audio_batch.plan import Action, Planned, due_for_redo, intact, plan, redo_of, safer
+from audio_batch.remote.downloads import UNKNOWN
 from audio_batch.storage import STATE_FOLDER, PublishedFile
 
 OPTIONS = RunOptions(model="m", engine="null", decoding=DecodingOptions(), formats=("json", "txt"))
@@ -368,3 +369,36 @@ def test_a_redo_follows_a_suspect_outcome_once(tmp_path: Path) -> None:
     assert due_for_redo(redone, suspect, dataclasses.replace(REDO, overwrite=True))
     changed = dataclasses.replace(redone, source="2:2")
     assert due_for_redo(changed, suspect, REDO)
+
+
+@pytest.mark.parametrize("seen", [UNKNOWN, None])
+def test_what_could_not_be_looked_at_is_done_from_what_lies_there_now(
+    tmp_path: Path, seen: str | None
+) -> None:
+    """But what is done already, and what goes on from kept stages, is of the earlier recording."""
+    asset = dataclasses.replace(ASSET, uri="https://one/a.wav", path=None, seen=seen)
+    other = dataclasses.replace(OPTIONS, decoding=DecodingOptions(beam_size=2))
+
+    def source(row: JournalEntry, options: RunOptions = OPTIONS, **more: Any) -> str:
+        (found,) = plan(
+            [asset],
+            [row],
+            options,
+            wanted=WantedStages("id", keep_speakers=True),
+            output_names={"a": "a"},
+            state=tmp_path,
+            stands=partial(intact, root=tmp_path),
+            source_identity=lambda _: UNKNOWN,
+            **more,
+        )
+        return found.source
+
+    assert source(entry(tmp_path)) == "1:1"
+    assert source(entry(tmp_path), other) == UNKNOWN
+    killed = entry(tmp_path, state=State.INTERRUPTED, outputs=(), deaths=1)
+    assert source(killed) == UNKNOWN
+    diarized = StageRecord(
+        "a", Stage.DIARIZE, "1:1", "who", PublishedFile("x", "a.json", 5, "0"), "cpu", 1.0
+    )
+    kept = {"a": {Stage.DIARIZE: diarized}}
+    assert source(entry(tmp_path), other, stages=kept) == "1:1"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Any
 import faulty_engine
 import pytest
 from forked import completed
-from program import Answer, environment, write_manifest
+from program import Answer, command, environment, write_manifest
 from stores.faults import Rule
 from stores.s3 import S3
 
@@ -185,16 +186,20 @@ def test_a_file_that_comes_during_a_night_stays_and_its_asset_fails(tmp_path: Pa
         "tone-001": "output_exists",
     }
     (out / "summary.json").unlink()
-    # As long as they are there nothing changes; the rest of a night is done.
+    # As long as there is one nothing changes; the rest of a night is done.
+    (out / "tone-000.srt").rename(out / "tone-000.txt")
     begun = heard(tmp_path)
     answer = night(tmp_path, "-o", "out", code=3)
     assert heard(tmp_path) == begun + 1
     assert "Left as they were, failed in an earlier run: 2" in answer.err
+    failures = json.loads((out / "summary.json").read_text())["failures"]
+    reasons = {one["id"]: one["reason"] for one in failures}
+    assert reasons["tone-000"].startswith("tone-000.txt is there, and is another's")
     assert (out / "tone-003.txt").exists()
     doctor = completed(["doctor", "manifest.json", "-o", "out"], tmp_path, environment())
     assert "known to have written" not in doctor.out + doctor.err
     # And when they are gone, what was heard is written.
-    (out / "tone-000.srt").unlink()
+    (out / "tone-000.txt").unlink()
     (out / "tone-001.json").unlink()
     begun = heard(tmp_path)
     night(tmp_path, "-o", "out")
@@ -310,3 +315,33 @@ def test_an_export_writes_over_its_own_and_over_nothing_else(tmp_path: Path) -> 
     export("out", "-f", "vtt", "--max-line-width", "30", code=0)
     # What it may write below another folder is for the person to say.
     export("out", "-f", "vtt", "--to", "copy", code=0)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name here")
+def test_what_a_killed_export_has_written_is_its_own_and_nothing_else_is(tmp_path: Path) -> None:
+    write_manifest(tmp_path, 3)
+    out = tmp_path / "out"
+    null = ("--engine", "null", "--isolation", "thread", "-o", "out", "-f", "txt", "-y")
+    assert completed(["run", "manifest.json", *null], tmp_path, environment()).code == 0
+    (out / "tone-002.vtt").write_bytes(PERSONS)
+    canonical = (out / "tone-001.json").read_bytes()
+    (out / "tone-001.json").unlink()
+    os.mkfifo(out / "tone-001.json")  # there it waits
+    with subprocess.Popen(
+        command("export", "out", "-f", "vtt"), cwd=tmp_path, env=environment()
+    ) as export:
+        while not (out / "tone-000.vtt").exists():
+            assert export.poll() is None
+            time.sleep(0.02)
+        export.kill()
+    (out / "tone-001.json").unlink()
+    (out / "tone-001.json").write_bytes(canonical)
+    before = (out / "tone-000.vtt").read_bytes()
+    again = ["export", "out", "-f", "vtt", "--max-line-width", "12"]
+    answer = completed(again, tmp_path, environment())
+    assert answer.err.count("left out: ") == answer.err.count("left out: tone-002.vtt") == 1
+    assert (out / "tone-000.vtt").read_bytes() != before
+    assert (out / "tone-002.vtt").read_bytes() == PERSONS
+    (out / "tone-002.vtt").unlink()
+    answer = completed(["run", "manifest.json", *null, "-f", "vtt"], tmp_path, environment())
+    assert answer.code == 0, answer.err

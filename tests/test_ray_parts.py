@@ -28,7 +28,7 @@ from shipped import ended
 from audio_batch import __version__
 from audio_batch.arrivals import Arrival
 from audio_batch.config import Settings
-from audio_batch.errors import DeviceError, ErrorKind, ExitCode, UsageError
+from audio_batch.errors import AssetError, DeviceError, ErrorKind, ExitCode, UsageError
 from audio_batch.gpu.balancer import Balancer
 from audio_batch.manifest import Asset
 from audio_batch.options import DecodingOptions, SpeakerLimits
@@ -39,7 +39,7 @@ from audio_batch.pools.courier import Courier
 from audio_batch.pools.hosts import Ending, LocalHandle
 from audio_batch.pools.messages import Brought, Elsewhere, Ended, Refused, Told
 from audio_batch.pools.ray_actor import PREFIX, DeviceActor, Gone
-from audio_batch.pools.ray_pool import RayHandle, Shelves
+from audio_batch.pools.ray_pool import RayHandle, Shelves, Work
 from audio_batch.ray_cluster import Cluster
 from audio_batch.ray_devices import bundle_of, find_spots
 from audio_batch.ray_flags import kind_of, require_no_secret
@@ -706,3 +706,29 @@ def test_what_the_driver_cannot_write_has_not_been_done(tmp_path: Path) -> None:
     assert ended.outcome.error_kind is ErrorKind.OUTPUT
     assert not ended.outcome.stages
     assert handle.receive() == other
+
+
+def test_of_an_assets_outputs_none_is_written_beside_another_programs(tmp_path: Path) -> None:
+    text, canonical = PublishedFile("txt", "b.txt", 5, ""), PublishedFile("json", "b.json", 2, "")
+    shelves = Shelves(tmp_path / "state", OutputPlace(str(tmp_path / "out")).open())
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/b.json").write_bytes(b"A person's.")
+    with pytest.raises(AssetError, match=r"b\.json is there"):
+        shelves.write(Brought("b", "outputs", text, b"words"), Work(("txt", "json")))
+    assert not (tmp_path / "out/b.txt").exists()
+    pytest.importorskip("ray", reason="Ray is not installed")
+    outputs = (text, canonical)
+    handle = handle_of(
+        tmp_path,
+        Brought("b", "outputs", text, b"words"),
+        Brought("b", "outputs", canonical, b"{}"),  # it has come since the text was written
+        Ended("b", Outcome("b", State.DONE, "f", "ray:host/cpu", outputs=outputs), "Worker-1"),
+    )
+    ended = handle.receive()
+    assert isinstance(ended, Ended)
+    assert ended.outcome.error_kind is ErrorKind.OUTPUT_EXISTS
+    assert [file.path for file in ended.outcome.left] == ["b.txt"]
+    failed = Ended("b", Outcome("b", State.FAILED, "f", "ray:host/cpu"), "Worker-1")
+    ended = handle_of(tmp_path, Brought("b", "outputs", text, b"words"), failed).receive()
+    assert isinstance(ended, Ended)
+    assert [file.path for file in ended.outcome.left] == ["b.txt"]

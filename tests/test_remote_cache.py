@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -366,6 +367,23 @@ def test_whoever_gives_up_breaks_off_at_once_and_the_part_stays(
     assert isinstance(inputs.cache().take(inputs._key(f"{web.url}/x.wav", UNKNOWN)), Mine)
 
 
+def test_who_only_looks_whether_it_is_there_waits_for_no_other_process(tmp_path: Path) -> None:
+    one, other = Cache(tmp_path / "cache", MB), Cache(tmp_path / "cache", MB)
+    mine = one.take("a")
+    assert isinstance(mine, Mine)
+    mine.path.write_bytes(b"1")
+    one.finish(mine, pin=False)
+    with ThreadPoolExecutor(1) as pool, one._change():  # what another process may do for long
+        stuck = pool.submit(other.take, "b")
+        until(other._guard.locked)
+        assert other.has("a") and not other.has("b")
+        assert not stuck.done()
+        assert one.has("a")
+    assert isinstance(stuck.result(), Mine)
+    one.close()
+    other.close()
+
+
 def test_the_next_ones_are_fetched_ahead_and_the_end_breaks_it_off(
     web: WebServer, tmp_path: Path
 ) -> None:
@@ -373,6 +391,8 @@ def test_the_next_ones_are_fetched_ahead_and_the_end_breaks_it_off(
         (web.folder / f"{number}.wav").write_bytes(bytes(MB))
     place = InputPlace(tmp_path / "cache", 100 * MB, OPEN, downloads=2)
     ahead = Fetching(place, Patience(first_s=0.01))
+    answered: list[str] = []
+    ahead.answered = lambda uri, _begun_s: answered.append(uri)
     assets = [asset(f"{web.url}/{number}.wav") for number in (0, 1, 7, 2)]  # there is no 7
     gone = asset(f"{web.url}/8.wav", looks.MISSING)  # not even asked for
     ahead.offer([gone, *assets])
@@ -383,6 +403,8 @@ def test_the_next_ones_are_fetched_ahead_and_the_end_breaks_it_off(
     for one in (assets[0], assets[1], assets[3]):
         inputs.fetch(one.uri, UNKNOWN, deaf, deaf)
     assert web.trouble.counts()["GET"] == 4
+    until(lambda: len(answered) == 4)  # a refusal is an answer
+    assert sorted(answered) == sorted(one.uri for one in assets)
     web.rule(Rule("slow", kind="GET", slow_s=1200))
     ahead.offer([asset(f"{web.url}/{number}.wav") for number in (3, 4)])
     until(lambda: web.trouble.counts()["GET"] == 6)

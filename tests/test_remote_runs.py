@@ -100,6 +100,25 @@ def test_a_rerun_fetches_exactly_what_changed_and_a_network_that_is_down_undoes_
     assert s3.counts()["GET"] == 1
 
 
+def test_what_could_not_be_looked_at_is_not_taken_from_an_earlier_run(
+    cli: Cli, tmp_path: Path, web: WebServer, tones: list[Path]
+) -> None:
+    """The cache still has it; the store has another one by now."""
+    manifest = manifest_of(tmp_path, [f"{web.url}/{path.name}" for path in tones[:2]])
+    run = ("run", manifest, *NULL, *WEB, "-o", "out", "-f", "txt", "--downloads", 0)
+    assert cli(*run).code == 0
+    before = text_outputs(tmp_path / "out")
+    write_tone(tones[0], 2)
+    web.rule(Rule("reset", kind="HEAD"))
+    answer = cli(*run, "--beam-size", 2)
+    assert answer.code == 0, answer.err
+    after = text_outputs(tmp_path / "out")
+    assert {name: text != before[name] for name, text in after.items()} == {
+        "tone-0.txt": True,
+        "tone-1.txt": False,
+    }
+
+
 def test_what_cannot_be_had_or_heard_fails_at_once_under_its_url_and_the_rest_goes_on(
     cli: Cli, tmp_path: Path, s3: S3, tones: list[Path]
 ) -> None:

@@ -57,6 +57,21 @@ def test_files_of_the_run_that_are_links_are_replaced_and_not_written_through(
     assert_untouched(outside)
 
 
+def test_a_link_that_leads_nowhere_keeps_its_name(cli: Cli, tmp_path: Path) -> None:
+    write_manifest(tmp_path, 2)
+    link = tmp_path / "out/tone-000.json"
+    link.parent.mkdir()
+    link.symlink_to(tmp_path / "mount/tone-000.json")  # nothing is mounted there
+    for _ in range(2):
+        assert cli(*NIGHT).code == 3
+        assert link.is_symlink()
+        assert not (link.parent / "tone-000.txt").exists()
+        failures = json.loads((link.parent / "summary.json").read_text())["failures"]
+        assert [(one["id"], one["kind"]) for one in failures] == [("tone-000", "output_exists")]
+    link.unlink()
+    assert cli(*NIGHT).code == 0
+
+
 def test_a_folder_that_is_a_link_out_costs_only_what_would_go_there(
     cli: Cli, tmp_path: Path, outside: Path
 ) -> None:

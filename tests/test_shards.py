@@ -76,7 +76,9 @@ def test_what_is_no_part_is_told() -> None:
 
 def begun(folder: Path, shard: str, held: Iterable[int] = ()) -> subprocess.Popen[str]:
     """A run of a part; it never comes to an end with those of the numbers `held`."""
-    words = ("run", "manifest.json", "-o", "out", "-y", *FORMATS, "--order", "manifest")
+    words = ["run", "manifest.json", "-o", "out", "-y", *FORMATS, "--order", "manifest"]
+    # What is read ahead may be heard before what has begun: nobody would then pass the held ones.
+    words += ["--prefetch", "0", "--max-per-gpu", "1"]
     faults = {"hold": list(held), "until": str(folder / "never")}
     env = environment(**faulty_engine.install(folder / "plugin"), FAULTY_ENGINE=json.dumps(faults))
     return subprocess.Popen(

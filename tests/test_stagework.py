@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -28,19 +28,23 @@ from audio_batch.feeding import ListFeed
 from audio_batch.gpu.balancer import Balancer
 from audio_batch.gpu.devices import CPU
 from audio_batch.journal import Journal, JournalEntry
+from audio_batch.journal_formats import Written
 from audio_batch.manifest import Asset
 from audio_batch.media import MediaLimits
+from audio_batch.occupied import Claim, Occupied
 from audio_batch.options import DecodingOptions, RunOptions, SpeakerLimits, WantedStages
 from audio_batch.outcome import RunResult, Stage, State
-from audio_batch.outputs import LocalOutputs
+from audio_batch.output_folder import OutputFolder
+from audio_batch.outputs import LocalOutputs, Outputs
 from audio_batch.pipeline import Context, process, source_identity
 from audio_batch.plan import Action, Planned, intact, plan
 from audio_batch.pools import SerialPool
 from audio_batch.runner import Runner
 from audio_batch.stages import path_of
-from audio_batch.storage import STATE_FOLDER
+from audio_batch.storage import STATE_FOLDER, PublishedFile
 from audio_batch.tell import Tell
 from audio_batch.transcript import Segment, Speaker, Turn, Word
+from audio_batch.verify import verify
 from audio_batch.wiring import Means
 
 OPTIONS = RunOptions(
@@ -129,6 +133,7 @@ class House:
     stand: Stand = field(default_factory=Stand)
     told: list[events.Event] = field(default_factory=list)
     planned: list[Planned] = field(default_factory=list)
+    outputs: Outputs | None = None
 
     def assets(self, count: int = 1, **more: Any) -> list[Asset]:
         found = []
@@ -171,7 +176,7 @@ class House:
 
         def pool(tell: Tell, _died: object) -> SerialPool:
             context = Context(
-                outputs=LocalOutputs(self.root / "out"),
+                outputs=self.outputs or LocalOutputs(self.root / "out"),
                 state=(self.root / "out") / STATE_FOLDER,
                 options=options,
                 model_name="m",
@@ -494,3 +499,60 @@ def test_a_stage_within_another_is_not_counted_twice() -> None:
     assert clock.timings_s["decode"] >= 0.05
     # Each is rounded to a tenth of a millisecond.
     assert clock.timings_s["decode"] + clock.timings_s["transcribe"] <= whole_s + 0.001
+
+
+class Interrupting(LocalOutputs):
+    """A folder in which something happens right before a JSON is published."""
+
+    def __init__(self, root: Path, before: Callable[[Path], None]) -> None:
+        super().__init__(root)
+        self._folder, self._before = root, before
+
+    def publish(
+        self, relative: PurePosixPath, data: bytes, *, format_name: str, replace: bool = True
+    ) -> PublishedFile:
+        if format_name == "json":
+            self._before(self._folder / relative)
+        return super().publish(relative, data, format_name=format_name, replace=replace)
+
+
+def test_what_a_failed_publication_left_is_known_as_the_assets_own(house: House) -> None:
+    out = house.root / "out"
+    house.outputs = Interrupting(out, lambda path: path.write_text("A person's.") and None)
+    assert house.run(house.assets()).failed == 1
+    entry = house.entry()
+    assert (entry.state, entry.error_kind) == (State.FAILED, ErrorKind.OUTPUT_EXISTS)
+    assert [file.path for file in entry.outputs] == ["a0.srt", "a0.txt"]
+    assert not entry.published
+
+    def looked() -> tuple[dict[str, str], tuple[str, ...]]:
+        outputs = LocalOutputs(out)
+        occupied = Occupied(outputs, Written({"json", "srt", "txt"}), lambda: ["a0"])
+        claim = Claim("a0", "a0", ("json", "srt", "txt"), entry)
+        occupied.look([claim])
+        assert not occupied.strangers
+        folder = OutputFolder.at(str(out))
+        return occupied.still_barred(folder), occupied.stood("a0", claim.formats)
+
+    barred, _ = looked()
+    assert barred == {"a0": "a0.json"}
+    (out / "a0.json").unlink()
+    assert looked() == ({}, ("srt", "txt"))
+    (out / "a0.srt").unlink()  # nothing is missing where nothing was done
+    found = verify(OutputFolder.at(str(out)), house.journal)
+    assert (found.outputs, found.damages) == (0, ())
+
+
+def test_an_attempt_writes_over_what_an_earlier_one_left_before_it_failed(house: House) -> None:
+    failures = [AssetError(ErrorKind.OUTPUT, "The folder was away.", transient=True)]
+
+    def fail(_path: Path) -> None:
+        if failures:
+            raise failures.pop()
+
+    house.stand.faults["diarize"] = [AssetError(ErrorKind.DIARIZATION, "no voices today.")]
+    house.outputs = Interrupting(house.root / "out", fail)
+    result = house.run(house.assets())
+    assert (result.done, result.failed) == (1, 0)
+    assert "SPEAKER_01" in (house.root / "out/a0.txt").read_text()
+    assert house.entry().state is State.DONE

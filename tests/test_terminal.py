@@ -71,7 +71,7 @@ def test_the_display_shows_devices_assets_seconds_and_failures_as_they_come(
     (tmp_path / "audio/tone-001.wav").write_text("no recording")
     until = tmp_path / "until"
     faults = json.dumps({"hold": [4], "until": str(until)})
-    night = ("run", "manifest.json", "--engine", "faulty", "-o", "out", "--yes")
+    night = ("run", "manifest.json", "--engine", "faulty", "-o", "out", "--yes", "--prefetch", "0")
     code, shown = on_terminal(
         *(tmp_path, *night),
         answers={},

@@ -94,6 +94,7 @@ PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIIEow\nIBAAK\n-----END RSA PRIVATE KEY-
         ("abcdef123456", "sent bearer abcdef123456 to it"),
         ("hunter2", "https://bob:hunter2@example.org/a.wav"),
         ("bob", "https://bob:hunter2@example.org/a.wav"),
+        ("hunter2", "/nights/https:/bob:hunter2@example.org/a.json"),
         ("p@ss", "ftp://bob:p@ss@example.org/a.wav"),
         (AWS_SECRET, f"s3://{AWS_ID}:{AWS_SECRET}@bucket/key.mp3"),
         ("tok3n", "https://tok3n@example.org"),

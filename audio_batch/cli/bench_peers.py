@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from audio_batch.cli.option import manifest_argument
+
 if TYPE_CHECKING:
     from audio_batch.bench.contestants import Settings
     from audio_batch.bench.results import PeersReport
@@ -19,7 +21,7 @@ _EQUAL, _PEERS = "The same for all sides", "Peers"
 
 
 def peers(
-    manifest: Annotated[Path, typer.Argument(help="The recordings, with `text` for the WER.")],
+    manifest: Annotated[Path, manifest_argument("The recordings, with `text` for the WER.")],
     model: Annotated[
         str,
         typer.Option(

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from audio_batch.cli.option import manifest_argument
+
 if TYPE_CHECKING:
     from audio_batch.bench.results import RunReport
 
@@ -16,7 +18,7 @@ _GRID = "Grid: values parted by commas"
 
 
 def run(
-    manifest: Annotated[Path, typer.Argument(help="The recordings.")],
+    manifest: Annotated[Path, manifest_argument("The recordings.")],
     flags: Annotated[
         list[str] | None,
         typer.Argument(metavar="[-- FLAGS]", help="Flags of `run` for all: -- --model demo."),

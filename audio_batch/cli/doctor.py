@@ -22,6 +22,7 @@ from audio_batch.cli import speaker_options as speech
 from audio_batch.cli import survival_options as survival
 from audio_batch.cli import talk_options as talk
 from audio_batch.cli.config_option import Config
+from audio_batch.cli.option import manifest_argument
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,7 +38,7 @@ _STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
 def doctor(
     manifest: Annotated[
         Path | None,
-        typer.Argument(help="The manifest of the run to come \\[only machine and models]."),
+        manifest_argument("The manifest of the run to come \\[only machine and models]."),
     ] = None,
     config: Config = None,
     output_dir: outputs.OutputDir = None,

@@ -13,6 +13,7 @@ import typer
 
 from audio_batch.cli import manifest_options as options
 from audio_batch.cli.location import StateDir
+from audio_batch.cli.option import manifest_argument
 
 if TYPE_CHECKING:
     from audio_batch.accuracy.evaluation import Evaluation
@@ -32,7 +33,7 @@ def _limit(title: str) -> Any:
 
 
 def evaluate(
-    manifest: Annotated[Path, typer.Argument(help="The manifest, with references in its entries.")],
+    manifest: Annotated[Path, manifest_argument("The manifest, with references in its entries.")],
     output_dir: Annotated[
         str, typer.Argument(metavar="OUT", help="The --output-dir of a run, or a copy of it.")
     ],

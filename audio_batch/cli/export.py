@@ -15,6 +15,7 @@ from audio_batch.cli.location import OutputDir, StateDir
 
 if TYPE_CHECKING:
     from audio_batch.journal import Journal
+    from audio_batch.occupied import Vouchers
     from audio_batch.output_folder import OutputFolder
     from audio_batch.outputs import Outputs
     from audio_batch.storage import PublishedFile
@@ -80,31 +81,44 @@ def export(
             from audio_batch.voices.folder import apply_names
 
             bad += apply_names(folder.root, journal)
-        for path in _transcripts(folder):
-            stem = path.removesuffix(".json")
-            try:
-                data = outputs.read(PurePosixPath(path))
-                transcript = names.applied(Transcript.from_json(json.loads(data)), given)
-                found += 1
-                known = set(FORMATS)
-                if to is None and not overwrite:
-                    known = _known(data, stem) | vouchers.formats(transcript.asset_id, stem)
-                publisher = Publisher(target, transcript.asset_id, stem, known)
-                for name in asked or _formats_of(outputs, stem, known):
-                    try:
-                        written.append(publisher.publish(name, render(name, transcript, options)))
-                    except AssetError as error:
-                        if error.kind is not ErrorKind.OUTPUT_EXISTS:
-                            raise
-                        refused.append(publisher.path(name).as_posix())
-                count += 1
-            except (OSError, ValueError, AssetError) as error:
-                bad.append(f"{path}: {error}")
+        new: set[str] = set()
         if journal is not None:
-            _journal_written(journal, written)
-            journal.formats.note_export(
-                {file.format for file in written}, (file.path for file in written), refused
-            )
+            new = set(asked) - journal.formats.written().formats
+            # Before the first file: a kill must leave nothing that passes for a person's.
+            if new:
+                journal.formats.note_export(new, (), _unknown(folder, outputs, new, vouchers))
+        try:
+            for path in _transcripts(folder):
+                stem = path.removesuffix(".json")
+                try:
+                    data = outputs.read(PurePosixPath(path))
+                    transcript = names.applied(Transcript.from_json(json.loads(data)), given)
+                    found += 1
+                    known = set(FORMATS)
+                    if to is None and not overwrite:
+                        known = _known(data, stem) | vouchers.formats(transcript.asset_id, stem)
+                    publisher = Publisher(target, transcript.asset_id, stem, known)
+                    for name in asked or _formats_of(outputs, stem, known):
+                        try:
+                            written.append(
+                                publisher.publish(name, render(name, transcript, options))
+                            )
+                        except AssetError as error:
+                            if error.kind is not ErrorKind.OUTPUT_EXISTS:
+                                raise
+                            refused.append(publisher.path(name).as_posix())
+                    count += 1
+                except (OSError, ValueError, AssetError) as error:
+                    bad.append(f"{path}: {error}")
+        finally:
+            if journal is not None:
+                _journal_written(journal, written)
+                journal.formats.note_export(
+                    {file.format for file in written},
+                    (file.path for file in written),
+                    refused,
+                    instead_of=new,
+                )
     bad += [
         f"{path}: it is there, and no run or export is known to have written it. Move it away, or "
         "give --overwrite."
@@ -174,6 +188,30 @@ def _known(canonical: bytes, stem: str) -> set[str]:
 
     paths = named_in(canonical)
     return {name for name, known in FORMATS.items() if f"{stem}{known.suffix}" in paths}
+
+
+def _unknown(
+    folder: OutputFolder, outputs: Outputs, formats: Collection[str], vouchers: Vouchers
+) -> list[str]:
+    """What stands under names of these formats, and no run or export is known to have written."""
+    from audio_batch.errors import AssetError
+    from audio_batch.formats import FORMATS
+    from audio_batch.seal import owner_of
+
+    found = []
+    for path in _transcripts(folder):
+        stem = path.removesuffix(".json")
+        names = {name: f"{stem}{FORMATS[name].suffix}" for name in formats}
+        there = {name: text for name, text in names.items() if outputs.is_seen(text)}
+        if not there:
+            continue
+        try:
+            data = outputs.read(PurePosixPath(path))
+        except (OSError, AssetError):
+            data = b""
+        known = _known(data, stem) | vouchers.formats(owner_of(data) or "", stem)
+        found += [text for name, text in there.items() if name not in known]
+    return found
 
 
 def _formats_of(outputs: Outputs, stem: str, known: Collection[str]) -> list[str]:

@@ -13,6 +13,7 @@ import typer
 
 from audio_batch.cli import manifest_options as options
 from audio_batch.cli.manifest_sql import from_sql
+from audio_batch.cli.option import manifest_argument
 
 app = typer.Typer(
     name="manifest",
@@ -40,7 +41,7 @@ def schema() -> None:
 
 @app.command("check")
 def check(
-    manifest: Annotated[Path, typer.Argument(help="JSON, a JSON list or JSON Lines.")],
+    manifest: Annotated[Path, manifest_argument("JSON, a JSON list or JSON Lines.")],
     config: Annotated[
         Path | None,
         typer.Option("--config", help="Configuration file (TOML).", envvar="AUDIO_BATCH_CONFIG"),

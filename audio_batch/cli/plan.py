@@ -15,7 +15,7 @@ from audio_batch.cli import manifest_options as options
 from audio_batch.cli import model_options as models
 from audio_batch.cli import speaker_options as speech
 from audio_batch.cli.config_option import Config
-from audio_batch.cli.option import opt
+from audio_batch.cli.option import manifest_argument, opt
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,7 +27,7 @@ SCHEMA_VERSION = 1
 
 
 def plan(
-    manifest: Annotated[Path, typer.Argument(help="The manifest of the run to come.")],
+    manifest: Annotated[Path, manifest_argument("The manifest of the run to come.")],
     config: Config = None,
     root: options.Root = None,
     field: options.Field = None,

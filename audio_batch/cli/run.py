@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from audio_batch.cli import decoding_options as decoding
 from audio_batch.cli import device_options as devices
 from audio_batch.cli import failure_options as failures
@@ -19,11 +17,12 @@ from audio_batch.cli import speaker_options as speech
 from audio_batch.cli import survival_options as survival
 from audio_batch.cli import talk_options as talk
 from audio_batch.cli.config_option import Config
+from audio_batch.cli.option import manifest_argument
 
 
 def run(
     manifest: Annotated[
-        Path, typer.Argument(help="JSON, a JSON list or JSON Lines; see `manifest schema`.")
+        Path, manifest_argument("JSON, a JSON list or JSON Lines; see `manifest schema`.")
     ],
     config: Config = None,
     output_dir: outputs.OutputDir = None,

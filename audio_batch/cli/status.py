@@ -109,8 +109,16 @@ def _failed_starts(folder: OutputFolder, journals: Journals) -> list[FailedStart
     from audio_batch.failed_starts import FailedStarts
 
     begun = {str(part.shard or ""): part.run.started_at for part in journals.parts if part.run}
-    found = FailedStarts.look().of(folder)
-    return [start for start in found if start.began_at > begun.get(start.shard, 0.0)]
+    # A run of the whole does what its parts have to do, and parts do what the whole has.
+    whole, any_part = begun.get("", 0.0), max(begun.values(), default=0.0)
+    now = time.time()  # of a clock that was set back since nothing can be told
+    return [
+        start
+        for start in FailedStarts.look().of(folder)
+        if (max(begun.get(start.shard, 0.0), whole) if start.shard else any_part)
+        < start.began_at
+        <= now
+    ]
 
 
 def _news(journals: Journals) -> int:

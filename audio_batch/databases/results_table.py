@@ -156,7 +156,7 @@ def row_of(item: Undelivered, scope: str, journal_id: str) -> Row:
             "size_bytes": output.size_bytes,
             "sha256": output.sha256,
         }
-        for output in entry.outputs
+        for output in entry.published
     ]
     row = {
         "asset_id": entry.asset_id,

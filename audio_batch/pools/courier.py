@@ -147,7 +147,11 @@ class Courier:
             The outcome; a failed one where a file of it cannot be read any more.
         """
         files = [record.file for record in outcome.stages]
-        outputs = outcome.outputs if self._elsewhere.outputs_come_back else ()
+        come_back = self._elsewhere.outputs_come_back
+        outputs = outcome.outputs if come_back else ()
+        left = outcome.left if come_back else ()  # here, under no name that counts
+        if left:
+            outcome = dataclasses.replace(outcome, left=())
         try:
             self._bring(job.key, "state", files)
             self._bring(job.key, "outputs", outputs)
@@ -164,7 +168,7 @@ class Courier:
             )
         kept = (*job.kept.values(), *job.parts.values())
         self._clear("state", [*files, *(record.file for record in kept)])
-        self._clear("outputs", [*outputs, *([job.published] if job.published else [])])
+        self._clear("outputs", [*outputs, *left, *([job.published] if job.published else [])])
         return outcome
 
     def _bring(self, key: str, shelf: Shelf, files: Iterable[PublishedFile]) -> None:
@@ -193,8 +197,12 @@ def needed_by(job: Job) -> Iterable[tuple[Shelf, PublishedFile]]:
         yield "outputs", job.published
 
 
-def spoilt(outcome: Outcome, error: AssetError) -> Outcome:
-    """What becomes of an outcome whose files the parent could not write."""
+def spoilt(outcome: Outcome, error: AssetError, left: tuple[PublishedFile, ...] = ()) -> Outcome:
+    """What becomes of an outcome whose files the parent could not write.
+
+    Args:
+        left: the outputs that it has written.
+    """
     return Outcome(
         outcome.asset_id,
         State.FAILED,
@@ -210,4 +218,5 @@ def spoilt(outcome: Outcome, error: AssetError) -> Outcome:
         # What was brought of stages lies here, whatever becomes of outputs in a store.
         stages=outcome.stages if error.away or error.kind is ErrorKind.OUTPUT_EXISTS else (),
         away=error.away,
+        left=left,
     )

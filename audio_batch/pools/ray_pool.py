@@ -16,9 +16,10 @@ import logging
 import pickle
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from audio_batch.errors import AssetError, DeviceError
 from audio_batch.events import asset_of, job_key
 from audio_batch.formats import FORMATS
 from audio_batch.lineup import AlignerSearch
-from audio_batch.outcome import Published, StageRecord
+from audio_batch.outcome import Published, StageRecord, State
 from audio_batch.outputs import Outputs
 from audio_batch.pipeline import Job
 from audio_batch.pools.courier import needed_by, spoilt
@@ -47,7 +48,7 @@ from audio_batch.pools.messages import (
 )
 from audio_batch.pools.ray_actor import DeviceActor, Gone
 from audio_batch.publishing import Publisher
-from audio_batch.storage import contained, publish
+from audio_batch.storage import PublishedFile, contained, publish
 
 if TYPE_CHECKING:
     from audio_batch.ray_cluster import Cluster
@@ -91,20 +92,35 @@ class Shelves:
         path, name = PurePosixPath(brought.file.path), brought.file.format
         publish(self._state, path, brought.data, format_name=name)
 
-    def write(self, brought: Brought, replaces: Collection[str]) -> None:
-        """Publish what a child has made.
+    def write(self, brought: Brought, work: Work) -> None:
+        """Publish what a child has made, and enter it in `work`.
 
-        Args:
-            replaces: as its job has it.
+        Before the first of an asset's outputs all of its names are looked at.
 
         Raises:
             AssetError: it cannot be written.
         """
-        if self.outputs is not None:
-            name, asset_id = brought.file.format, asset_of(brought.key)
-            output_name = brought.file.path.removesuffix(FORMATS[name].suffix)
-            publisher = Publisher(self.outputs, asset_id, output_name, replaces)
-            publisher.publish(name, brought.data)
+        if self.outputs is None:
+            return
+        name, asset_id = brought.file.format, asset_of(brought.key)
+        output_name = brought.file.path.removesuffix(FORMATS[name].suffix)
+        publisher = Publisher(self.outputs, asset_id, output_name, work.replaces)
+        if not work.written:
+            for other in work.formats:
+                publisher.see(other, brought.data if other == name else None)
+        work.written[brought.file.path] = publisher.publish(name, brought.data)
+
+
+@dataclass(slots=True)
+class Work:
+    """What is known of a job whose outputs are published here.
+
+    `formats` and `replaces` are as the job has them, `written` is what was published, by path.
+    """
+
+    formats: Collection[str] = ()
+    replaces: Collection[str] = ()
+    written: dict[str, PublishedFile] = field(default_factory=dict)
 
 
 class RayHost:
@@ -198,7 +214,7 @@ class RayHandle:
         self._known = 0
         self._sent = 0
         self._spoilt: dict[str, AssetError] = {}
-        self._replaces: dict[str, Collection[str]] = {}
+        self._work: defaultdict[str, Work] = defaultdict(Work)
         self._ending: Ending | None = None
         self._gone = threading.Event()
 
@@ -207,7 +223,7 @@ class RayHandle:
         messages = [message]
         if isinstance(message, Do):
             job = message.job
-            self._replaces[job.key] = job.replaces
+            self._work[job.key] = Work(job.formats, job.replaces)
             messages = [*self._luggage(job), self._for_a_child(job)]
         data = [pickle.dumps(one) for one in messages]
         try:
@@ -279,9 +295,11 @@ class RayHandle:
             case Told(StageRecord() | Published() as record) if _key_of(record) in self._spoilt:
                 return None
             case Ended(key, outcome, worker):
-                self._replaces.pop(key, None)
+                left = tuple(self._work.pop(key, Work()).written.values())
                 if key in self._spoilt:
-                    return Ended(key, spoilt(outcome, self._spoilt.pop(key)), worker)
+                    return Ended(key, spoilt(outcome, self._spoilt.pop(key), left), worker)
+                if left and outcome.state is State.FAILED:
+                    return Ended(key, dataclasses.replace(outcome, left=left), worker)
             case Refused("SetupError"):
                 # What one node lacks, another may have.
                 return dataclasses.replace(message, kind="DeviceError")
@@ -291,7 +309,7 @@ class RayHandle:
         if brought.shelf == "state":
             self._shelves.keep(brought)
         elif brought.key not in self._spoilt:  # else its JSON would vouch for what is not there
-            self._shelves.write(brought, self._replaces.get(brought.key, ()))
+            self._shelves.write(brought, self._work[brought.key])
 
     def _end(self, ending: Ending) -> None:
         self._ending = self._ending or ending

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from audio_batch.errors import SetupError
 from audio_batch.locations import scheme
+from audio_batch.remote import urls
 from audio_batch.remote.access import Access
 from audio_batch.remote.aws_errors import SignInExpired, explain, nobody
 
@@ -183,6 +184,32 @@ def login(problem: SignInExpired) -> None:
             f"{problem.message} `{text}` ended with exit code {done.returncode}.",
             remedy="Run it by hand to see why.",
         )
+
+
+def endpoint_of(access: Access, places: Iterable[str]) -> str | None:
+    """The URL of the S3 service that is asked, where the flag, the environment or the profile names
+    one; None: it is Amazon's, or nothing of `places` lies in S3.
+
+    Raises:
+        SetupError: the libraries for S3 are not installed.
+    """
+    if access.s3_endpoint is not None:
+        return access.s3_endpoint
+    if not any(urls.origin(place).startswith("s3://") for place in places):
+        return None
+    session = _session(access)
+    from botocore.configprovider import ConfiguredEndpointProvider
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        if session.get_config_variable("ignore_configured_endpoint_urls"):
+            return None
+        found = ConfiguredEndpointProvider(
+            session.full_config, session.get_scoped_config(), client_name="s3"
+        ).provide()
+    except BotoCoreError:
+        return None  # whoever asks for something will be told
+    return str(found) if found else None
 
 
 def _session(access: Access) -> Any:

@@ -24,7 +24,7 @@ from pathlib import Path
 import filelock
 
 from audio_batch.errors import SetupError
-from audio_batch.remote.cache_index import opened
+from audio_batch.remote.cache_index import for_reading, opened
 from audio_batch.remote.cache_room import (
     PART,
     is_held,
@@ -81,6 +81,7 @@ class Cache:
         self.bound_bytes = bound_bytes
         self._files = folder / "files"
         self._guard = threading.Lock()
+        self._reading = threading.Lock()
         # Who is at work within this process: a row that could not be written holds nobody up.
         self._mine: set[str] = set()
         # What could not be written when it ended, to be made good by the next change.
@@ -92,6 +93,7 @@ class Cache:
             self._users = Users(folder / "users")
             self._me = self._users.me
             self._index = opened(folder)
+            self._for_reading = for_reading(folder)
         except (OSError, NotImplementedError, filelock.Timeout, sqlite3.Error) as error:
             raise SetupError(
                 f"The cache {folder} cannot be used: {getattr(error, 'strerror', None) or error}.",
@@ -104,6 +106,8 @@ class Cache:
         with self._guard:
             self._bury(self._me)
             self._index.close()
+        with self._reading:
+            self._for_reading.close()
         self._users.close()
 
     # -- taking -----------------------------------------------------------------------------------
@@ -131,9 +135,9 @@ class Cache:
         return task
 
     def has(self, key: str) -> bool:
-        """Whether a recording is there; it may be removed a moment later."""
-        with self._guard:
-            row = self._index.execute(
+        """Whether a recording is there; it may be removed a moment later. Waits for no change."""
+        with self._reading:
+            row = self._for_reading.execute(
                 "SELECT size_bytes FROM entry WHERE key = ? AND whole", (key,)
             ).fetchone()
         return row is not None and size_of(self._files / key) == row[0]

@@ -25,6 +25,8 @@ CREATE INDEX pin_key ON pin (key);
 PRAGMA user_version = {_VERSION};
 """
 _BUSY_S = 60.0
+_GLANCE_S = 0.05
+"""A reader is held up only where the index is opened or mended at that moment."""
 
 
 def opened(folder: Path) -> sqlite3.Connection:
@@ -42,6 +44,19 @@ def opened(folder: Path) -> sqlite3.Connection:
         for name in (_INDEX, f"{_INDEX}-wal", f"{_INDEX}-shm"):
             (folder / name).unlink(missing_ok=True)
         return _connected(folder)
+
+
+def for_reading(folder: Path) -> sqlite3.Connection:
+    """The index of a cache that is open: reads beside whoever changes it, and waits for nobody.
+
+    Raises:
+        sqlite3.Error: it cannot be used.
+    """
+    index = sqlite3.connect(
+        folder / _INDEX, timeout=_GLANCE_S, isolation_level=None, check_same_thread=False
+    )
+    index.execute("PRAGMA query_only = ON")
+    return index
 
 
 def _connected(folder: Path) -> sqlite3.Connection:

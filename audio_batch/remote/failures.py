@@ -68,6 +68,9 @@ _LOST_BYTES = frozenset(
 )
 _PASSING_STATUS = frozenset({408, 423, 425, 429, 500, 502, 503, 504, 507, 509, 520, 521, 522, 524})
 _PASSING_CODES = frozenset({"SlowDown", "RequestTimeout", "ConditionalRequestConflict"})
+_OF_THE_BODY = frozenset(
+    {"BadDigest", "InvalidDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"}
+)
 _NETWORKS_SIGN_IN = frozenset({407, 511})
 """Answers of what lies between here and the store; it has not been asked."""
 _LONGEST_WAIT_S = 120.0
@@ -161,8 +164,18 @@ def is_taken(error: BaseException) -> bool:
 
 
 def is_refused_condition(error: BaseException) -> bool:
-    """Whether a service says that it does not know what an upload was asked to be done under."""
-    return any(_code(link) == "NotImplemented" or _status(link) == 501 for link in _chain(error))
+    """Whether a service says that it does not know what an upload was asked to be done under.
+
+    It may be 400, of which only a try without the condition tells what is wrong. Those are not
+    meant that may pass, or are of credentials or of what was sent.
+    """
+    chain = list(_chain(error))
+    codes = {_code(link) for link in chain}
+    if "NotImplemented" in codes or any(_status(link) == 501 for link in chain):
+        return True
+    found = trouble(error)
+    is_other = found.passing or found.expired or codes & _OF_THE_BODY
+    return not is_other and any(_status(link) == 400 for link in chain)
 
 
 def trouble(error: BaseException) -> Trouble:

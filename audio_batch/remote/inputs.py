@@ -214,8 +214,13 @@ class PlacedInputs:
             _log.info("What is in the cache cannot be told: %s", error)
             return False
 
-    def warm(self, asset: Asset, look: Callable[[], None]) -> bool:
+    def warm(
+        self, asset: Asset, look: Callable[[], None], answered: Callable[[], None] = lambda: None
+    ) -> bool:
         """Fetch an asset's recording into the cache ahead of need; False where there is no room.
+
+        Args:
+            answered: see `fetch`.
 
         Raises:
             AssetError: it cannot be had; whoever needs it will find that out for itself.
@@ -233,6 +238,11 @@ class PlacedInputs:
                 self._downloaded(asset.uri, source, taken, watcher)
             except CrowdedError:
                 return False
+            except AssetError as error:
+                if _is_answer(error):
+                    answered()
+                raise
+            answered()
             return True
 
     def _downloaded(self, uri: str, source: str, mine: Mine, watcher: CacheWatcher) -> Whole | None:

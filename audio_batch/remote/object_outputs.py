@@ -119,8 +119,8 @@ class ObjectOutputs:
         except Exception as error:
             if replace or not is_refused_condition(error):
                 raise
-            self._knows_conditions = False
             is_told = self._ask(lambda files: _put(files, path, data))
+            self._knows_conditions = False
         if not is_told:
             _compare(self._ask(lambda files: files.info(path, refresh=True)), data)
         with self._lock:

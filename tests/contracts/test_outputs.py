@@ -7,6 +7,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -333,21 +334,36 @@ def test_a_free_name_costs_no_more_requests(s3: S3) -> None:
     assert s3.counts() == {"PUT": 2}
 
 
-def test_a_service_that_knows_no_conditions_is_published_to_all_the_same(s3: S3) -> None:
+@pytest.mark.parametrize(
+    ("status", "code", "is_meant"),
+    [
+        (501, "NotImplemented", True),
+        (400, "InvalidArgument", True),
+        (400, "BadDigest", False),
+        (400, "ExpiredToken", False),
+    ],
+)
+def test_a_service_that_knows_no_conditions_is_published_to_all_the_same(
+    s3: S3, status: int, code: str, *, is_meant: bool
+) -> None:
     class Old(S3Proxy):
         refused = 0
 
         def answer(self, asked: Asked) -> Answer:
             if asked.headers.get("If-None-Match"):
                 Old.refused += 1
-                body = b"<Error><Code>NotImplemented</Code><Message>A header</Message></Error>"
-                return Answer(501, [("Content-Type", "application/xml")], body)
+                body = f"<Error><Code>{code}</Code><Message>A header</Message></Error>".encode()
+                return Answer(status, [("Content-Type", "application/xml")], body)
             return super().answer(asked)
 
     with Old(s3.moto.port) as proxy:
         outputs = OutputPlace(s3.url("out"), Access(s3_endpoint=proxy.url)).open()
-        for name in ("a.txt", "b.txt"):
-            outputs.publish(PurePosixPath(name), b"12345", format_name="txt", replace=False)
+        with nullcontext() if is_meant else pytest.raises(AssetError):
+            for name in ("a.txt", "b.txt"):
+                outputs.publish(PurePosixPath(name), b"12345", format_name="txt", replace=False)
+    if not is_meant:
+        assert not s3.objects("out/")
+        return
     assert s3.objects("out/") == {"a.txt": b"12345", "b.txt": b"12345"}
     assert Old.refused == 1, "it is asked once"
 

@@ -127,7 +127,9 @@ def test_what_dies_once_is_done_at_the_next_try_and_costs_its_neighbours_nothing
 )
 def test_a_hang_is_ended_and_its_neighbours_are_not_to_blame(kind: str, tmp_path: Path) -> None:
     faults = {kind: [2], "delay_ms": 20}
-    answer = night(tmp_path, 8, faults, "--timeout", "4", "--max-per-gpu", "3")
+    # Longer where nobody else may ever need it.
+    timeout = "10" if kind == "hang" else "4"
+    answer = night(tmp_path, 8, faults, "--timeout", timeout, "--max-per-gpu", "3")
     assert answer.code == 3, answer.err
     found = entries(tmp_path)
     bad = found.pop("tone-002")
@@ -143,7 +145,15 @@ def test_a_hang_is_ended_and_its_neighbours_are_not_to_blame(kind: str, tmp_path
 @posix
 def test_a_thread_that_hangs_is_left_behind(tmp_path: Path) -> None:
     answer = night(
-        tmp_path, 6, {"hang": [2]}, "--isolation", "thread", "--timeout", "3", "--max-attempts", "1"
+        tmp_path,
+        6,
+        {"hang": [2]},
+        "--isolation",
+        "thread",
+        "--timeout",
+        "10",
+        "--max-attempts",
+        "1",
     )
     assert answer.code == 3, answer.err
     found = entries(tmp_path)
@@ -154,7 +164,7 @@ def test_a_thread_that_hangs_is_left_behind(tmp_path: Path) -> None:
 @posix
 def test_no_progress_is_noticed_before_the_time_is_over(tmp_path: Path) -> None:
     # It counts for loading too: a busy machine may need a few tries for that.
-    limits = ("--stall-timeout", "3s", "--max-attempts", "1", "--max-restarts", "9")
+    limits = ("--stall-timeout", "6s", "--max-attempts", "1", "--max-restarts", "9")
     answer = night(tmp_path, 3, {"hang": [1]}, *limits)
     assert answer.code == 3, answer.err
     assert "has told nothing for" in (entries(tmp_path)["tone-001"].error_text or "")

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from audio_batch.remote.access import Access
+from audio_batch.remote.aws import endpoint_of
 from stores.asking import check
 from stores.faults import Rule
 from stores.identity_center import Home, IdentityCenter
@@ -53,6 +55,28 @@ def test_no_credentials_and_half_of_them(home: Home) -> None:
     assert "--aws-profile" in answer["remedy"]
     half = check(home, AWS_ACCESS_KEY_ID="AKIDTEST")
     assert "not complete" in half["error"] and "aws_secret_access_key" in half["error"].lower()
+
+
+def test_which_s3_service_is_asked(home: Home, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the flag, the environment or the profile name it; nothing is read where there is no S3."""
+    services = "[services own]\ns3 =\n  endpoint_url = http://10.0.0.3\n"
+    home.config(f"[profile night]\nservices = own\n{services}")
+    for name, value in home.environment.items():
+        monkeypatch.setenv(name, value)
+    night, there = Access(aws_profile="night"), ("out", "s3a://recordings/a.wav")
+    assert endpoint_of(Access(s3_endpoint="http://10.0.0.1"), there) == "http://10.0.0.1"
+    assert endpoint_of(Access(), there) == s3.endpoint
+    assert endpoint_of(Access(), ("out", "https://s3.example/a.wav")) is None
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://10.0.0.2")
+    assert endpoint_of(night, there) == "http://10.0.0.2"
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name)
+    assert endpoint_of(night, there) == "http://10.0.0.3"
+    assert endpoint_of(Access(), there) is None
+    assert endpoint_of(Access(aws_profile="nihgt"), there) is None
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://10.0.0.4")
+    monkeypatch.setenv("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true")
+    assert endpoint_of(night, there) is None
 
 
 def test_a_profile_that_is_not_there(home: Home) -> None:
