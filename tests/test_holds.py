@@ -366,6 +366,17 @@ def test_names_that_nobody_knows_wait_while_none_is_known(well: str) -> None:
         assert holds.failed(flight(item, now_s), item, NAMELESS, now_s) is None
 
 
+def assert_waited_for(holds: Holds, items: list[Planned], named: Planned) -> None:
+    """Their host is held for them, and still is when one was tried, though others get through."""
+    for item in items:
+        holds.reached(flight(named, 1))
+        back = holds.failed(flight(item, 0), item, NAMELESS, 0)
+    assert back is not None
+    holds.reached(flight(named, 10))
+    (tried,) = holds.due(20)
+    assert holds.failed(flight(tried, 20), tried, NAMELESS, 20) is not None
+
+
 def test_a_host_that_has_given_something_tonight_has_a_name_whoever_knows_it() -> None:
     """So nothing fails in the night in which names cannot be looked up any more."""
     holds = Holds(3600)
@@ -375,13 +386,7 @@ def test_a_host_that_has_given_something_tonight_has_a_name_whoever_knows_it() -
         dataclasses.replace(item, asset=dataclasses.replace(item.asset, seen="5:tag"))
         for item in items
     ]
-    for item in seen:
-        holds.reached(flight(named, 1))
-        back = holds.failed(flight(item, 0), item, NAMELESS, 0)
-    assert back is not None
-    holds.reached(flight(named, 10))
-    (tried,) = holds.due(20)
-    assert holds.failed(flight(tried, 20), tried, NAMELESS, 20) is not None
+    assert_waited_for(holds, seen, named)
 
 
 @pytest.mark.parametrize(
@@ -418,13 +423,7 @@ def test_a_host_that_was_reached_before_the_run_is_no_slip(how: str) -> None:
     if how != "outputs":
         asset = dataclasses.replace(first.asset, seen="5:tag")
         assert not holds.keep(dataclasses.replace(first, asset=asset))  # it lies in the cache
-    for item in items:
-        holds.reached(flight(named, 1))
-        back = holds.failed(flight(item, 0), item, NAMELESS, 0)
-    assert back is not None
-    holds.reached(flight(named, 10))
-    (tried,) = holds.due(20)
-    assert holds.failed(flight(tried, 20), tried, NAMELESS, 20) is not None
+    assert_waited_for(holds, items, named)
 
 
 def test_who_asks_and_never_tells_does_not_keep_a_store_held() -> None:
